@@ -1,0 +1,54 @@
+# Every command that CI runs is a target here; `make help` lists them.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+READY := $(VENV)/.ready
+PROTOS := $(wildcard protos/lookalike/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format protos lock bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY) ## make the environment and fetch the engines (Triton, Milvus, Redis)
+
+# uv resolves and installs the whole set in seconds; it comes with pip, so nothing but Python is needed beforehand
+$(READY): pyproject.toml requirements.lock $(wildcard services/local/requirements/*.txt)
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q --disable-pip-version-check uv; }
+	@echo "installing packages"
+	@$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@$(BIN)/lookalike engines install
+	@touch $@
+
+demo: $(READY) ## import a demo catalogue and search it; DATA=folder for real photographs
+	@$(BIN)/lookalike demo $(if $(DATA),--data-set $(DATA))
+
+test: $(READY) ## run all tests on the real engines
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## format, lint, types, import rules, protos, stubs fresh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint protos
+	$(BIN)/python deploy/check_stubs.py
+	$(BIN)/python deploy/check_compose.py
+
+format: $(READY) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(READY) ## generate the Python code of the protos
+	$(BIN)/python -m grpc_tools.protoc -Iprotos -Iprotos/vendor --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTOS)
+
+lock: $(READY) ## pin every package again
+	$(BIN)/uv pip compile -q --universal --generate-hashes --all-extras --no-emit-index-url --no-annotate -o requirements.lock pyproject.toml
+
+bench: $(READY) ## measure against the service that an afternoon builds; about 10 minutes
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove what was made at run time
+	rm -rf $(VENV) .lookalike .lookalike-demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
