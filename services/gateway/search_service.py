@@ -1,0 +1,26 @@
+"""SearchService: checks, asks one domain function, translates."""
+
+from __future__ import annotations
+
+import grpc.aio
+from lookalike.v1 import search_pb2, search_pb2_grpc
+
+from services.gateway.cached_search import CachedSearch
+from services.gateway.convert import search_request_from
+
+NAME = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
+
+
+class SearchService(search_pb2_grpc.SearchServiceServicer):
+    def __init__(self, searches: CachedSearch) -> None:
+        self._searches = searches
+
+    async def SearchProducts(  # noqa: N802
+        self, request: search_pb2.SearchProductsRequest, context: grpc.aio.ServicerContext
+    ) -> search_pb2.SearchProductsResponse:
+        encoded, cached = await self._searches.search(search_request_from(request), context.time_remaining())
+        response = search_pb2.SearchProductsResponse.FromString(encoded)
+        if cached:
+            response.provenance.result_cached = True
+            response.provenance.embedding_cached = True
+        return response
