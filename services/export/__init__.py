@@ -1,0 +1,1 @@
+"""The encoder contract in ONNX: build, quantise, evaluate, publish. Nothing else knows onnx and onnxruntime."""
