@@ -1,0 +1,145 @@
+"""`lookalike models`: builds encoder version 1 and lists the versions there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.console import AsJson, errors_as_lines, print_json, stdout, table
+from services.cli.evaluation_pictures import demo_pictures, find_grocery, grocery_pictures
+from services.cli.progress import progress_bar
+from services.common.errors import FailedPrecondition
+from services.common.images import PREPROCESSING
+from services.common.manifest import MODEL_NAME, Manifest
+from services.export import bundled
+from services.export.evaluate import Progress
+from services.export.precision import MAX_RECALL_DROP, compare
+from services.export.publish import Origin, publish, verify
+
+VERSION = 1
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Build encoder version 1; list versions.")
+
+Repository = Annotated[Path, typer.Option("--repository", help="Triton's model repository.")]
+
+
+def init_models(
+    repository: Path, data: Path | None = None, *, full: bool = False, force: bool = False
+) -> tuple[Manifest, bool]:
+    """Builds encoder version 1 unless it is there and intact; shows a progress bar.
+
+    Args:
+        repository: Triton's model repository.
+        data: folder of the Grocery Store Dataset to measure on; None: where it is expected, else the demo's drawings.
+        full: measure on all pictures, not on a sample.
+        force: build it in any case.
+
+    Returns:
+        Its manifest, and whether it was built now. Raises FailedPrecondition (MODEL_DAMAGED, MODEL_MANIFEST_INVALID)
+        when there is one that is not intact.
+    """
+    models = repository / MODEL_NAME
+    if not force and (models / str(VERSION)).exists():
+        return verify(models / str(VERSION)), False
+    grocery = find_grocery(repository, data)
+    with _bar("decoding") as progress:
+        side = bundled.SIDE
+        pictures = (
+            grocery_pictures(grocery, side, full=full, progress=progress)
+            if grocery
+            else demo_pictures(side, full=full, progress=progress)
+        )
+    with _bar("embedding twice", 2 * len(pictures)) as progress:
+        comparison = compare(bundled.build(), pictures, progress)
+    origin = Origin(PREPROCESSING, bundled.BACKBONE, training_run="", evaluated_on=pictures.name)
+    candidates = (comparison.fp32, comparison.int8)
+    return publish(models, VERSION, candidates, comparison.served, origin, replace=force), True
+
+
+@contextmanager
+def _bar(what: str, total: int | None = None) -> Iterator[Progress]:
+    with progress_bar("pictures") as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+@app.command()
+def init(
+    repository: Repository = Path("model_repository"),
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the Grocery Store Dataset, to measure on. Default: the demo's drawings."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Measure on all pictures, not on a sample.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build it again in the place of the one there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build encoder version 1 from the packaged network, in FP32 and INT8, and choose which one serves.
+
+    Does nothing when it is there and intact.
+
+    Example: lookalike models init
+    """
+    with errors_as_lines():
+        manifest, built = init_models(repository, data, full=full, force=force)
+    if as_json:
+        print_json(asdict(manifest) | {"built": built})
+        return
+    _print_comparison(manifest)
+    folder = repository / MODEL_NAME / str(manifest.version)
+    stdout().print(f"{folder} {'built' if built else 'is there and intact; --force builds it again'}", highlight=False)
+
+
+@app.command("list")
+def list_models(repository: Repository = Path("model_repository"), as_json: AsJson = False) -> None:
+    """Show the versions in the model repository, and whether their files are intact.
+
+    Example: lookalike models list
+    """
+    folders = [f for f in (repository / MODEL_NAME).glob("[0-9]*") if f.name.isdigit()]
+    rows = []
+    for folder in sorted(folders, key=lambda f: int(f.name)):
+        try:
+            rows.append(asdict(verify(folder)) | {"intact": True})
+        except FailedPrecondition as error:
+            rows.append({"version": int(folder.name), "intact": False, "problem": error.message})
+    if as_json:
+        print_json(rows)
+        return
+    shown = table("version>", "served", "S>", "D>", "recall@1>", "preprocessing", "backbone", "created", "files")
+    for row in rows:
+        if row["intact"]:
+            facts = ("served", "side", "dimension")
+            recall = row["metrics"].get("recall@1")
+            percent = "" if recall is None else f"{recall:.1%}"
+            origin = (row["preprocessing"], row["backbone"], row["created"])
+            shown.add_row(str(row["version"]), *(str(row[fact]) for fact in facts), percent, *origin, "intact")
+        else:
+            shown.add_row(str(row["version"]), *[""] * 7, row["problem"])
+    stdout().print(shown)
+
+
+def _print_comparison(manifest: Manifest) -> None:
+    variants = manifest.variants
+    shown = table("", *(f"{variant.precision.upper()}>" for variant in variants))
+    for name, metric, layout in (
+        ("recall@1", "recall@1", "{:.1%}"),
+        ("recall@5", "recall@5", "{:.1%}"),
+        ("size, MB", "size_mb", "{:.1f}"),
+        ("ms an image", "ms_per_image", "{:.1f}"),
+        ("cosine to FP32", "cosine_to_fp32", "{:.4f}"),
+    ):
+        values = [variant.metrics.get(metric) for variant in variants]
+        shown.add_row(name, *("" if value is None else layout.format(value) for value in values))
+    stdout().print(shown)
+    recall = {variant.precision: variant.metrics["recall@1"] for variant in variants}
+    stdout().print(
+        f"{manifest.served.upper()} is served: INT8 changes recall@1 by {(recall['int8'] - recall['fp32']) * 100:+.1f} "
+        f"points, {-MAX_RECALL_DROP * 100:+.1f} are allowed.\nMeasured on: {manifest.evaluated_on}.",
+        highlight=False,
+    )
