@@ -1,0 +1,132 @@
+"""Fixtures: the real engines, started once a session, and whole stacks for tests that maltreat them.
+
+Encoder version 1 is built once and kept inside the environment, so that a second run of the tests starts at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from services.cli.models import init_models
+from services.common.manifest import MANIFEST_FILE, MODEL_NAME
+from services.local import milvus, redis, triton
+from services.local.engines import Engines
+from services.local.installing import install
+from services.local.ports import PortPicker
+from services.local.stack import LocalStack
+from services.local.supervisor import Supervisor
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("LOOKALIKE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def engines() -> Engines:
+    found = Engines.default()
+    install(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the repository that holds photographs and the service to be compared with."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs {SHARED} (or LOOKALIKE_SHARED)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def grocery(shared: Path) -> Path:
+    return shared / "data" / "grocery"
+
+
+@pytest.fixture(scope="session")
+def model_repository() -> Path:
+    """With encoder version 1, as `lookalike models init` builds it."""
+    sources = sorted([*(ROOT / "services" / "export").glob("*.py"), ROOT / "services" / "common" / "images.py"])
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    repository = Path(sys.prefix) / "test-models" / key
+    config = ROOT / "model_repository" / MODEL_NAME / "config.pbtxt"
+    (repository / MODEL_NAME).mkdir(parents=True, exist_ok=True)
+    shutil.copy(config, repository / MODEL_NAME / "config.pbtxt")
+    if not (repository / MODEL_NAME / "1" / MANIFEST_FILE).exists():
+        photographs = SHARED / "data" / "grocery"
+        init_models(repository, photographs if photographs.is_dir() else None)
+    return repository
+
+
+@pytest.fixture(scope="session")
+async def triton_url(
+    engines: Engines, model_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """gRPC address of a Triton that serves `model_repository`."""
+    data, picker = tmp_path_factory.mktemp("triton"), PortPicker()
+    ports = triton.TritonPorts(*(picker.pick("Triton") for _ in range(3)))
+    program = triton.program(engines, model_repository, MODEL_NAME, data, data / "log", ports)
+    async with Supervisor(program):
+        yield f"127.0.0.1:{ports.grpc}"
+
+
+@pytest.fixture(scope="session")
+async def redis_url(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    data, port = tmp_path_factory.mktemp("redis"), PortPicker().pick("Redis")
+    async with Supervisor(redis.program(engines, data, data / "log", port)):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="session", params=["lite", "standalone"])
+async def milvus_uri(
+    request: pytest.FixtureRequest, engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """Each test that takes it runs against Milvus Lite and against the real standalone binary."""
+    data, picker = tmp_path_factory.mktemp(request.param), PortPicker()
+    port = picker.pick("Milvus")
+    if request.param == "lite":
+        program = milvus.lite_program(data / "data", data / "log", port)
+    else:
+        program = milvus.standalone_program(engines, data / "data", data / "log", port, picker)
+    async with Supervisor(program):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def make_stack(
+    engines: Engines, model_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., LocalStack]:
+    """Makes stacks of one's own: `async with make_stack(milvus="standalone", gateways=2) as stack`."""
+
+    def make(**options: object) -> LocalStack:
+        return functools.partial(LocalStack, tmp_path_factory.mktemp("stack"), model_repository, engines=engines)(
+            **options
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def stack(make_stack: Callable[..., LocalStack]) -> AsyncIterator[LocalStack]:
+    """A whole system on Milvus Lite that well-behaved tests share."""
+    async with make_stack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+async def stack_standalone(make_stack: Callable[..., LocalStack]) -> AsyncIterator[LocalStack]:
+    """The same on the real standalone Milvus."""
+    async with make_stack(milvus="standalone") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session", params=["stack", "stack_standalone"])
+def either_stack(request: pytest.FixtureRequest) -> LocalStack:
+    """On Milvus Lite, and on the real standalone engine: both must answer the same."""
+    found: LocalStack = request.getfixturevalue(request.param)
+    return found
