@@ -19,6 +19,7 @@ from services.common.products import MAX_IMAGES
 
 # similarities are compared and shown to this many digits: the same pair of vectors computed twice may differ beyond
 DIGITS = 6
+TOLERANCE = 10.0**-DIGITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class NearestProducts:
             images = await self._index.search(collection, vector, limit, expression)
             products = best_of_each(images, excluded)
             # images come in order: if the last one is not similar enough, no further one is
-            below = bool(images) and similarity(images[-1].cosine) < min_similarity
+            below = bool(images) and not similar_enough(images[-1], min_similarity)
             if len(products) >= wanted or below:
                 break
             if len(images) < limit:
@@ -104,6 +105,11 @@ def similarity(cosine: float) -> float:
     return min(1.0, max(0.0, cosine))
 
 
+def similar_enough(hit: Hit, min_similarity: float) -> bool:
+    """Whether a hit is as similar as asked, to DIGITS digits: a similarity that was sent finds its result again."""
+    return similarity(hit.cosine) >= min_similarity - TOLERANCE
+
+
 def order(hit: Hit) -> tuple[float, str]:
     """Sort key: the most similar first, ties by product id."""
     return (-round(hit.cosine, DIGITS), hit.product_id)
@@ -120,4 +126,4 @@ def best_of_each(hits: Iterable[Hit], excluded: frozenset[str]) -> tuple[Hit, ..
 
 
 def _similar(hits: tuple[Hit, ...], min_similarity: float) -> tuple[Hit, ...]:
-    return tuple(hit for hit in hits if similarity(hit.cosine) >= min_similarity)
+    return tuple(hit for hit in hits if similar_enough(hit, min_similarity))

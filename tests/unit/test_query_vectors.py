@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from services.backends.index import Hit
 from services.common.errors import InvalidArgument
-from services.common.products import Product
-from services.gateway.nearest import similarity
+from services.common.products import Product, ProductImage
+from services.gateway.nearest import similar_enough, similarity
 from services.gateway.search import combine, count_facets
 
 
@@ -34,6 +35,20 @@ def test_parts_that_cancel_out_are_refused() -> None:
 
 def test_similarity_is_clipped() -> None:
     assert [similarity(c) for c in (-0.5, 0.0, 0.25, 1.0000001)] == [0.0, 0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize("cosine", [0.1, 0.7123456789, 0.9999999, 1.0])
+def test_a_similarity_that_was_sent_as_float32_finds_its_result_again(cosine: float) -> None:
+    hit = Hit(
+        product_id="a",
+        image_id="1",
+        cosine=cosine,
+        product=Product(id="a"),
+        image=ProductImage(id="1", sha256="0" * 64),
+    )
+    assert similar_enough(hit, float(np.float32(cosine)))
+    assert similar_enough(hit, float(np.nextafter(np.float32(cosine), np.float32(2))))
+    assert not similar_enough(hit, cosine + 1e-5)
 
 
 def test_facets_count_products_not_values_and_leave_out_what_is_not_set() -> None:
