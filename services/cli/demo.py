@@ -19,13 +19,13 @@ from services.cli.console import errors_as_lines, stderr, stdout, table
 from services.cli.contact_sheet import Row, Tile, as_png, contact_sheet
 from services.cli.demo_searches import TOP, DemoSearch, DemoShop, drawn_shop, grocery_shop
 from services.cli.failures import Failure, from_rpc
-from services.cli.grocery_catalogue import read_classes
 from services.cli.import_products import import_entries, read_source
 from services.cli.importer import Outcome
 from services.cli.progress import progress_bar
 from services.cli.search_query import QueryPart, make_request
 from services.cli.sheet_rows import search_row
 from services.common.errors import InvalidArgument
+from services.photographs.grocery import read_classes
 
 # photographs under way at a time when the right product is counted
 CONCURRENT_SEARCHES = 8

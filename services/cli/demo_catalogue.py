@@ -23,7 +23,7 @@ from PIL import Image
 
 from services.cli.demo_alter import alter
 from services.cli.demo_colors import named_colors
-from services.cli.slugs import slugify
+from services.photographs.slugs import slugify
 
 SIDE_PX = 256
 FORMATS = ("png", "jpg", "webp")

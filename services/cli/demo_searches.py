@@ -14,6 +14,7 @@ from services.cli import demo_catalogue, grocery_catalogue
 from services.cli.demo_alter import alter
 from services.cli.failures import Failure
 from services.cli.search_query import QueryPart
+from services.photographs.grocery import VALIDATION, read_photographs
 
 TOP = 5
 
@@ -75,8 +76,8 @@ def grocery_shop(data_set: Path, folder: Path) -> DemoShop:
     """The shop of the Grocery Store Dataset; asked with photographs of its validation split."""
     manifest = grocery_catalogue.write_grocery_catalogue(data_set, folder / "products.jsonl")
     rows = _rows(manifest)
-    photographs = grocery_catalogue.read_photographs(data_set, grocery_catalogue.VALIDATION)
-    first = {photo.product_id: photo.path for photo in reversed(photographs)}
+    photographs = read_photographs(data_set, VALIDATION)
+    first = {photo.product: photo.path for photo in reversed(photographs)}
     juices = {row["id"] for row in rows if row["category"] == "Juice"}
     return DemoShop(
         manifest,
@@ -100,7 +101,7 @@ def grocery_shop(data_set: Path, folder: Path) -> DemoShop:
             ),
             _truncated(first["banana"].read_bytes()),
         ],
-        [(photo.path, photo.product_id) for photo in photographs],
+        [(photo.path, photo.product) for photo in photographs],
     )
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from services.common.products import Product
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".avif", ".heic", ".heif"})
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:

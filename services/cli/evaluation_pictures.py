@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from services.cli.demo_catalogue import demo_evaluation
-from services.cli.grocery_catalogue import TRAIN, VALIDATION, read_photographs
 from services.common.images import DEFAULT_FIT, Fit, decode_image
+from services.evaluation.inference import Progress
 from services.export.evaluate import EvaluationSet
+from services.photographs.grocery import TRAIN, VALIDATION, read_photographs
 
 SEED = 1
 CALIBRATION = 96
 # enough to tell the precisions apart, few enough to embed twice while someone waits
 SAMPLE = 600
 DEMO_QUERIES = 300
-
-Progress = Callable[[int], None]  # pictures done since the last call
 
 
 def find_grocery(repository: Path, data: Path | None) -> Path | None:
@@ -55,9 +54,9 @@ def grocery_pictures(
         name=f"Grocery Store Dataset, {len(queries)} validation photographs in {len(gallery)} training photographs",
         calibration=_decoded([p.path for p in calibration], side, fit),
         query_pixels=_decoded([p.path for p in queries], side, fit, progress),
-        query_ids=tuple(p.product_id for p in queries),
+        query_ids=tuple(p.product for p in queries),
         gallery_pixels=_decoded([p.path for p in gallery], side, fit, progress),
-        gallery_ids=tuple(p.product_id for p in gallery),
+        gallery_ids=tuple(p.product for p in gallery),
     )
 
 

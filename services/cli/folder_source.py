@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.cli.entries import IMAGE_SUFFIXES, Entries, Entry, Picture
-from services.cli.slugs import slugify, with_suffix
+from services.cli.entries import Entries, Entry, Picture
 from services.common.errors import InvalidArgument
 from services.common.products import MAX_CHARS, Product
+from services.photographs.slugs import slugify, with_suffix
+from services.photographs.sources import IMAGE_SUFFIXES
 
 
 def read_folder(folder: Path) -> Entries:

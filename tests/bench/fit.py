@@ -20,8 +20,9 @@ import onnxruntime
 
 from services.common.images import Fit, decode_image
 from services.common.products import Region
+from services.evaluation.inference import embed, open_session
+from services.evaluation.metrics import Vectors, recall_at_k
 from services.export import bundled
-from services.export.evaluate import Vectors, embed, open_session, recall_at_k
 
 # what ImageNet networks are evaluated with: the short side to 256, the middle 224
 MIDDLE = Region(1 / 16, 1 / 16, 15 / 16, 15 / 16)

@@ -12,7 +12,7 @@ import pytest
 
 from services.common.images import decode_image
 from services.common.manifest import MODEL_FILE, MODEL_NAME, Manifest
-from services.export.evaluate import recall_at_k
+from services.evaluation.metrics import recall_at_k
 from tests.integration.shop import OK, Shop, product
 
 pytestmark = pytest.mark.timeout(900)

@@ -12,7 +12,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from services.common.manifest import GOLDEN_COSINE, MODEL_FILE, MODEL_NAME, Manifest, golden_pixels
-from services.export.evaluate import embed, open_session
+from services.evaluation.inference import embed, open_session
 
 # as in config.pbtxt
 MAX_BATCH, MAX_QUEUE = 32, 256

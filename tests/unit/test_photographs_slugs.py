@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli.slugs import slugify, with_suffix
 from services.common.products import PRODUCT_ID
+from services.photographs.slugs import slugify, with_suffix
 
 
 @given(st.text())
