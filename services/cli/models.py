@@ -1,4 +1,4 @@
-"""`lookalike models`: builds encoder version 1 and lists the versions there are."""
+"""`lookalike models`: builds encoder version 1, lists the versions there are, takes in and hands out single files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import Annotated
 
 import typer
 
-from services.cli.console import AsJson, errors_as_lines, print_json, stdout, table
+from services.cli.console import AsJson, errors_as_lines, fail, print_json, stdout, table
 from services.cli.evaluation_pictures import demo_pictures, find_grocery, grocery_pictures
 from services.cli.progress import progress_bar
 from services.common.errors import FailedPrecondition
 from services.common.images import PREPROCESSING
 from services.common.manifest import MODEL_NAME, Manifest
-from services.export import bundled
-from services.export.evaluate import Progress
+from services.evaluation.inference import Progress
+from services.export import adding, bundled
 from services.export.precision import MAX_RECALL_DROP, compare
-from services.export.publish import Origin, publish, verify
+from services.export.publish import Origin, publish, verify, versions_in
 
 VERSION = 1
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Build encoder version 1; list versions.")
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="Build, list, add and export encoder versions."
+)
 
 Repository = Annotated[Path, typer.Option("--repository", help="Triton's model repository.")]
 
@@ -101,13 +103,12 @@ def list_models(repository: Repository = Path("model_repository"), as_json: AsJs
 
     Example: lookalike models list
     """
-    folders = [f for f in (repository / MODEL_NAME).glob("[0-9]*") if f.name.isdigit()]
     rows = []
-    for folder in sorted(folders, key=lambda f: int(f.name)):
+    for version in versions_in(repository / MODEL_NAME):
         try:
-            rows.append(asdict(verify(folder)) | {"intact": True})
+            rows.append(asdict(verify(repository / MODEL_NAME / str(version))) | {"intact": True})
         except FailedPrecondition as error:
-            rows.append({"version": int(folder.name), "intact": False, "problem": error.message})
+            rows.append({"version": version, "intact": False, "problem": error.message})
     if as_json:
         print_json(rows)
         return
@@ -124,6 +125,70 @@ def list_models(repository: Repository = Path("model_repository"), as_json: AsJs
     stdout().print(shown)
 
 
+@app.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="An encoder as one ONNX file.")],
+    manifest: Annotated[
+        Path | None, typer.Option(help="What is said about it. Default: the file of its name that ends in .json.")
+    ] = None,
+    repository: Repository = Path("model_repository"),
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the one after the highest there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put an encoder file into the model repository as a version.
+
+    Checked first: input and output, the sha256 and the preprocessing that its manifest says, and that it answers as it
+    did when it was made. Does nothing when a version serves the same file.
+
+    Example: lookalike models add recipes/grocery-encoder.onnx
+    """
+    with errors_as_lines():
+        beside = manifest or adding.manifest_beside(file)
+        added = adding.add(repository / MODEL_NAME, file, beside, version)
+    if as_json:
+        print_json(asdict(added.manifest) | {"added": added.added})
+        return
+    known = (
+        "" if beside else " There was no manifest: no metrics are known, and this preprocessing is taken for its own."
+    )
+    number = added.manifest.version
+    stdout().print(
+        f"{file} is version {number} now.{known}" if added.added else f"{file} is version {number} already.",
+        markup=False,
+        highlight=False,
+    )
+
+
+@app.command()
+def export(
+    version: Annotated[int, typer.Argument(min=1, help="Number of the version.")],
+    out: Annotated[Path, typer.Argument(help="Where to write it, as NAME.onnx; NAME.json gets its manifest.")],
+    repository: Repository = Path("model_repository"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the served file of a version, with a manifest beside it, to be added elsewhere.
+
+    Example: lookalike models export 2 recipes/grocery-encoder.onnx
+    """
+    with errors_as_lines():
+        if out.suffix != ".onnx":
+            fail(f"{out} does not end in .onnx")
+        there = [path for path in (out, out.with_suffix(".json")) if path.exists()]
+        if there and not force:
+            fail(f"{there[0]} exists; --force replaces it")
+        manifest = adding.write_standalone(repository / MODEL_NAME / str(version), out)
+    if as_json:
+        print_json(asdict(manifest))
+        return
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    stdout().print(
+        f"{out} and {out.with_suffix('.json')} hold version {version}: {manifest.served.upper()}, {size}",
+        markup=False,
+        highlight=False,
+    )
+
+
 def _print_comparison(manifest: Manifest) -> None:
     variants = manifest.variants
     shown = table("", *(f"{variant.precision.upper()}>" for variant in variants))
@@ -137,7 +202,9 @@ def _print_comparison(manifest: Manifest) -> None:
         values = [variant.metrics.get(metric) for variant in variants]
         shown.add_row(name, *("" if value is None else layout.format(value) for value in values))
     stdout().print(shown)
-    recall = {variant.precision: variant.metrics["recall@1"] for variant in variants}
+    recall = {v.precision: v.metrics["recall@1"] for v in variants if "recall@1" in v.metrics}
+    if recall.keys() != {"fp32", "int8"}:  # one that was added as a file
+        return
     stdout().print(
         f"{manifest.served.upper()} is served: INT8 changes recall@1 by {(recall['int8'] - recall['fp32']) * 100:+.1f} "
         f"points, {-MAX_RECALL_DROP * 100:+.1f} are allowed.\nMeasured on: {manifest.evaluated_on}.",

@@ -1,7 +1,7 @@
 """`manifest.json` beside an encoder file: what the version is, and how to recognise that it still is.
 
 The encoder contract: input `image` uint8 [N, S, S, 3], RGB, 0..255; output `embedding` float32 [N, D], unit length;
-normalisation is inside the graph.
+normalisation is inside the graph. A second output `features` float32 [N, C, H, W], the last feature map, is allowed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ MODEL_FILE = "model.onnx"
 MODEL_NAME = "image_encoder"
 INPUT_NAME = "image"
 OUTPUT_NAME = "embedding"
+# optional: what an explanation of a result is made of
+FEATURES_NAME = "features"
 
 # The least cosine between a version's golden vectors and what it answers now.
 GOLDEN_COSINE = {"fp32": 0.9999, "int8": 0.99}
@@ -47,13 +49,29 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class Extra:
+    """A file of a version that is not served, for example its weights as `weights.safetensors`, and its sha256."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Args:
-    version: number of the folder.
-    served: precision of the file that is served as `model.onnx`.
-    side: S, in pixels. dimension: D.
-    preprocessing: `services.common.images.PREPROCESSING` when it was made.
-    metrics: of the served file, for example {"recall@1": 0.56}.
+    """What follows `golden` came later: a manifest without it is read as one that has the defaults.
+
+    Args:
+        version: number of the folder.
+        served: precision of the file that is served as `model.onnx`.
+        side: S, in pixels. dimension: D.
+        preprocessing: `services.common.images.PREPROCESSING` when it was made.
+        training_run: id of the run that it comes from; "": of none.
+        metrics: of the served file, for example {"recall@1": 0.56}.
+        evaluated_on: what the metrics of all variants were measured on.
+        extras: further files of the version.
+        recipe: name of the training recipe. recipe_fingerprint: 8 hexadecimal digits of all that it says.
+        parent: version whose weights the training began with; 0: none in this repository.
+        teacher: encoder it was distilled from; "": none.
     """
 
     version: int
@@ -68,23 +86,37 @@ class Manifest:
     metrics: dict[str, float]
     evaluated_on: str
     golden: tuple[Golden, ...]
+    extras: tuple[Extra, ...] = ()
+    recipe: str = ""
+    recipe_fingerprint: str = ""
+    parent: int = 0
+    teacher: str = ""
 
     @property
     def served_variant(self) -> Variant:
         return next(v for v in self.variants if v.precision == self.served)
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
     def write(self, folder: Path) -> None:
-        (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+        (folder / MANIFEST_FILE).write_text(self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
+        """Of a version's folder: see `read_file`."""
+        return cls.read_file(folder / MANIFEST_FILE)
+
+    @classmethod
+    def read_file(cls, path: Path) -> Manifest:
         """Raises FailedPrecondition (MODEL_MANIFEST_INVALID) when there is none or it is not well formed."""
-        path = folder / MANIFEST_FILE
         try:
             raw: dict[str, Any] = json.loads(path.read_text())
             raw["variants"] = tuple(Variant(**v) for v in raw["variants"])
             raw["golden"] = tuple(Golden(**g) for g in raw["golden"])
+            raw["extras"] = tuple(Extra(**e) for e in raw.get("extras", ()))
             manifest = cls(**raw)
+            _check_types(manifest, *manifest.variants, *manifest.golden, *manifest.extras)
             manifest.served_variant  # noqa: B018 - raises StopIteration when it names none
         except FileNotFoundError:
             raise FailedPrecondition(f"{path} is missing", reason="MODEL_MANIFEST_INVALID") from None
@@ -96,6 +128,15 @@ class Manifest:
         """float32 [n, D]."""
         rows = [np.frombuffer(base64.b64decode(g.embedding), "<f4") for g in self.golden]
         return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
+
+
+def _check_types(*parts: Manifest | Variant | Golden | Extra) -> None:
+    """Raises TypeError when what was read is of another type than the class says."""
+    kinds: dict[str, type] = {"int": int, "str": str, "dict[str, float]": dict}
+    for part in parts:
+        for each in fields(part):
+            if not isinstance(getattr(part, each.name), kinds.get(str(each.type), object)):
+                raise TypeError(f"{each.name} is not {each.type}")
 
 
 def golden_pixels(seed: int, side: int) -> npt.NDArray[np.uint8]:

@@ -1,1 +1,1 @@
-"""The encoder contract in ONNX: build, quantise, evaluate, publish. Nothing else knows onnx and onnxruntime."""
+"""The encoder contract in ONNX: build, quantise, compare, publish. Nothing else knows onnx."""

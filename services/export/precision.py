@@ -6,16 +6,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from services.export.evaluate import (
-    EvaluationSet,
-    Progress,
-    Vectors,
-    embed,
-    mean_cosine,
-    milliseconds_per_image,
-    open_session,
-    recall_at_k,
-)
+from services.evaluation.inference import Progress, embed, milliseconds_per_image, open_session
+from services.evaluation.metrics import Vectors, mean_cosine, recall_at_k
+from services.export.evaluate import EvaluationSet
 from services.export.publish import Candidate
 from services.export.quantize import quantize
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,9 +17,18 @@ import numpy as np
 import onnx
 
 from services.common.errors import FailedPrecondition
-from services.common.manifest import MODEL_FILE, Golden, Manifest, Variant, golden_pixels, sha256_file
+from services.common.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Extra,
+    Golden,
+    Manifest,
+    Variant,
+    golden_pixels,
+    sha256_file,
+)
+from services.evaluation.inference import embed, open_session
 from services.export import contract
-from services.export.evaluate import embed, open_session
 
 GOLDEN_SEEDS = (1, 2, 3, 4)
 
@@ -41,6 +50,10 @@ class Origin:
     backbone: str
     training_run: str
     evaluated_on: str
+    recipe: str = ""
+    recipe_fingerprint: str = ""
+    parent: int = 0
+    teacher: str = ""
 
 
 def publish(
@@ -51,6 +64,7 @@ def publish(
     origin: Origin,
     *,
     replace: bool = False,
+    write_extras: Callable[[Path], None] = lambda folder: None,
 ) -> Manifest:
     """Writes `models/{version}/`: a file for each precision, `model.onnx` for the served one, and `manifest.json`.
 
@@ -62,17 +76,22 @@ def publish(
         served: precision of one of the candidates.
         replace: put it in the place of a version of that number. Only for development: a version that has served
             has a catalogue embedded with it.
+        write_extras: writes further files of the version into the folder that it is given, for example
+            `weights.safetensors`; the manifest lists them, `verify` checks them.
 
     Raises:
         FailedPrecondition: MODEL_VERSION_EXISTS, MODEL_CONTRACT_BROKEN.
+        ValueError: a further file is a folder or has the name of one of ours.
     """
-    with _staging(models) as folder:
+    with staging(models) as folder:
         target = models / str(version)
-        if target.exists() and not replace:
-            raise FailedPrecondition(f"{target} exists; a version is never changed", reason="MODEL_VERSION_EXISTS")
+        if not replace:
+            refuse_existing(target)
+        write_extras(folder)
+        extras = _extras(folder, candidates)
         shapes = {candidate.precision: contract.check(candidate.model) for candidate in candidates}
         variants = {candidate.precision: _write(folder, candidate) for candidate in candidates}
-        _link(folder / variants[served].file, folder / MODEL_FILE)
+        link(folder / variants[served].file, folder / MODEL_FILE)
         manifest = Manifest(
             version=version,
             served=served,
@@ -85,15 +104,15 @@ def publish(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             metrics=variants[served].metrics,
             evaluated_on=origin.evaluated_on,
-            golden=_golden(folder / MODEL_FILE, shapes[served].side),
+            golden=golden_of(folder / MODEL_FILE, shapes[served].side),
+            extras=extras,
+            recipe=origin.recipe,
+            recipe_fingerprint=origin.recipe_fingerprint,
+            parent=origin.parent,
+            teacher=origin.teacher,
         )
         manifest.write(folder)
-        for path in (*folder.iterdir(), folder):
-            _flush(path)
-        if target.exists():
-            target.rename(folder.with_name(f"{folder.name}-replaced"))
-        folder.rename(target)
-        _flush(models)
+        move_in(folder, target)
     return manifest
 
 
@@ -104,6 +123,7 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = Manifest.read(folder)
     wanted = {variant.file: variant.sha256 for variant in manifest.variants}
+    wanted |= {extra.file: extra.sha256 for extra in manifest.extras}
     for file, sha256 in {**wanted, MODEL_FILE: manifest.served_variant.sha256}.items():
         path = folder / file
         if not path.is_file() or sha256_file(path) != sha256:
@@ -111,8 +131,18 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
+def versions_in(models: Path) -> list[int]:
+    """Numbers of the version folders there are, ascending; whether their files are intact is not looked at."""
+    return sorted(int(folder.name) for folder in models.glob("[0-9]*") if folder.name.isdigit())
+
+
+def refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise FailedPrecondition(f"{target} exists; a version is never changed", reason="MODEL_VERSION_EXISTS")
+
+
 @contextmanager
-def _staging(models: Path) -> Iterator[Path]:
+def staging(models: Path) -> Iterator[Path]:
     """A new folder beside the versions, removed at the end unless it was renamed.
 
     One publisher at a time holds the lock, so every other such folder is what a killed one left.
@@ -129,18 +159,41 @@ def _staging(models: Path) -> Iterator[Path]:
             _remove_staged(models)
 
 
+def move_in(folder: Path, target: Path) -> None:
+    """Makes a staged folder the version `target`: on disk first, then under its name; one that is there goes."""
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
+    if target.exists():
+        target.rename(folder.with_name(f"{folder.name}-replaced"))
+    folder.rename(target)
+    _flush(target.parent)
+
+
 def _remove_staged(models: Path) -> None:
     for left in models.glob(".staging-*"):
         shutil.rmtree(left)
 
 
 def _write(folder: Path, candidate: Candidate) -> Variant:
-    path = folder / f"model_{candidate.precision}.onnx"
+    path = folder / file_name(candidate.precision)
     onnx.save(candidate.model, path)
     return Variant(candidate.precision, path.name, sha256_file(path), candidate.metrics)
 
 
-def _link(path: Path, name: Path) -> None:
+def _extras(folder: Path, candidates: tuple[Candidate, ...]) -> tuple[Extra, ...]:
+    """Of what is in the folder before anything of ours is."""
+    ours = {MANIFEST_FILE, MODEL_FILE, *(file_name(candidate.precision) for candidate in candidates)}
+    for path in folder.iterdir():
+        if path.name in ours or not path.is_file():
+            raise ValueError(f"{path.name} can't be a further file of a version")
+    return tuple(Extra(path.name, sha256_file(path)) for path in sorted(folder.iterdir()))
+
+
+def file_name(precision: str) -> str:
+    return f"model_{precision}.onnx"
+
+
+def link(path: Path, name: Path) -> None:
     """The same file under a second name; a copy where the file system has no hard links."""
     try:
         name.hardlink_to(path)
@@ -148,7 +201,8 @@ def _link(path: Path, name: Path) -> None:
         shutil.copyfile(path, name)
 
 
-def _golden(model: Path, side: int) -> tuple[Golden, ...]:
+def golden_of(model: Path, side: int) -> tuple[Golden, ...]:
+    """What an encoder answers for the golden pictures, for its manifest."""
     vectors = embed(open_session(model), np.stack([golden_pixels(seed, side) for seed in GOLDEN_SEEDS]))
     return tuple(
         Golden(seed, base64.b64encode(vector.astype("<f4").tobytes()).decode())

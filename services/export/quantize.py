@@ -14,7 +14,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from services.common.manifest import INPUT_NAME
+from services.common.manifest import FEATURES_NAME, INPUT_NAME
 from services.export import contract
 from services.export.rounding import round_weights
 
@@ -53,12 +53,27 @@ def quantize(model: onnx.ModelProto, calibration: npt.NDArray[np.uint8]) -> onnx
             reduce_range=True,
             # the mean of each batch's range: one odd picture does not make every step coarser
             extra_options={"CalibMovingAverage": True},
-            nodes_to_exclude=[*contract.HEAD_NODES, *contract.TAIL_NODES],
+            nodes_to_exclude=[*contract.HEAD_NODES, *contract.TAIL_NODES, *_after_features(onnx.load(prepared))],
         )
         made = onnx.load(quantized)
         round_weights(made, onnx.load(prepared), calibration[:ROUNDING_PICTURES])
     contract.check(made)
     return made
+
+
+def _after_features(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that follow the last feature map, where it is an output.
+
+    Pooling and head are a thousandth of the work, and the last place to lose digits: with the head of a trained
+    EfficientNet-Lite2 in INT8 the mean cosine to float was 0.956, with it in float 0.992.
+    """
+    after: list[str] = []
+    reached = {FEATURES_NAME}
+    for node in model.graph.node:
+        if reached & set(node.input):
+            reached |= set(node.output)
+            after.append(node.name)
+    return after
 
 
 class _Pictures(CalibrationDataReader):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -29,13 +31,16 @@ from services.common.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     MODEL_NAME,
+    Extra,
     Manifest,
     golden_pixels,
     sha256_file,
 )
+from services.evaluation.inference import embed, open_session
+from services.evaluation.metrics import mean_cosine, nearest, recall_at_k
 from services.export import bundled, contract
 from services.export.contract import Normalisation, Shape
-from services.export.evaluate import EvaluationSet, embed, mean_cosine, nearest, open_session, recall_at_k
+from services.export.evaluate import EvaluationSet
 from services.export.precision import Comparison, compare
 from services.export.publish import Candidate, Origin, publish, verify
 from services.export.quantize import quantize
@@ -60,9 +65,13 @@ def int8(encoder: onnx.ModelProto, pictures: np.ndarray) -> onnx.ModelProto:
 
 
 def tiny(
-    side: int = 16, dimension: int = 8, seed: int = 0, **normalisation: tuple[float, float, float]
+    side: int = 16,
+    dimension: int = 8,
+    seed: int = 0,
+    features: str = "",
+    **normalisation: tuple[float, float, float],
 ) -> onnx.ModelProto:
-    """One convolution and a pool in the contract: quick, and different for each seed."""
+    """One convolution and a pool in the contract: quick, and different for each seed; `r` is its feature map."""
     rng = np.random.default_rng(seed)
     weights = [
         numpy_helper.from_array(rng.normal(size=(dimension, 3, 3, 3)).astype(np.float32), "w"),
@@ -77,7 +86,7 @@ def tiny(
     outputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", dimension, 1, 1])]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, weights)
     backbone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", contract.OPSET)])
-    return contract.wrap(backbone, Normalisation(**({"mean": (120.0, 110.0, 100.0)} | normalisation)))
+    return contract.wrap(backbone, Normalisation(**({"mean": (120.0, 110.0, 100.0)} | normalisation)), features)
 
 
 def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -140,6 +149,51 @@ class TestContract:
             image.type.tensor_type.elem_type = value
         else:
             embedding.type.tensor_type.shape.dim[1].ClearField("dim_value")
+        with pytest.raises(FailedPrecondition) as raised:
+            contract.check(model)
+        assert raised.value.reason == "MODEL_CONTRACT_BROKEN"
+
+
+class TestFeatures:
+    """The optional second output."""
+
+    def test_it_is_the_last_feature_map(self) -> None:
+        model = tiny(features="r")
+        assert contract.check(model) == Shape(side=16, dimension=8, features=(8, 16, 16))
+        pixels = np.stack([golden_pixels(seed, 16) for seed in (1, 2)])
+        embedding, features = session_of(model).run(["embedding", "features"], {"image": pixels})
+        np.testing.assert_allclose(embedding, embed(session_of(tiny()), pixels), atol=1e-6)
+        pooled = features.mean(axis=(2, 3))
+        np.testing.assert_allclose(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), embedding, atol=1e-5)
+
+    def test_int8_keeps_it(self) -> None:
+        pixels = np.stack([golden_pixels(seed, 16) for seed in range(16)])
+        model = tiny(features="r")
+        made = quantize(model, pixels[:8])
+        assert contract.check(made) == contract.check(model)
+        exact, answered = (session_of(m).run(["features"], {"image": pixels[8:]})[0] for m in (model, made))
+        assert answered.dtype == np.float32
+        assert np.abs(answered - exact).max() < 0.05 * exact.max()
+        # what follows it stays in float, so the embedding is nearer to float than without
+        float_, with_, without = (embed(session_of(m), pixels[8:]) for m in (model, made, quantize(tiny(), pixels[:8])))
+        assert np.abs(with_ - float_).max() < np.abs(without - float_).max()
+
+    def test_a_tensor_that_is_not_there_is_refused(self) -> None:
+        with pytest.raises(FailedPrecondition, match="no tensor 'nothing'"):
+            tiny(features="nothing")
+
+    @pytest.mark.parametrize("change", ["name", "type", "dimension", "third"])
+    def test_another_second_output_is_refused(self, change: str) -> None:
+        model = tiny(features="r")
+        features = model.graph.output[1]
+        if change == "name":
+            features.name = "c"
+        elif change == "type":
+            features.type.tensor_type.elem_type = TensorProto.FLOAT16
+        elif change == "dimension":
+            features.type.tensor_type.shape.dim[2].dim_param = "H"
+        else:
+            model.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, ["N", 8, 16, 16]))
         with pytest.raises(FailedPrecondition) as raised:
             contract.check(model)
         assert raised.value.reason == "MODEL_CONTRACT_BROKEN"
@@ -316,6 +370,56 @@ class TestPublish:
             verify(tmp_path / "1")
         assert raised.value.reason == "MODEL_DAMAGED"
 
+    def test_further_files_are_listed_and_verified(self, tmp_path: Path) -> None:
+        def write(folder: Path) -> None:
+            (folder / "weights.safetensors").write_bytes(b"weights")
+
+        origin = dataclasses.replace(
+            ORIGIN, training_run="a-1", recipe="a", recipe_fingerprint="01234567", parent=1, teacher="b"
+        )
+        candidates = (Candidate("fp32", tiny(), {"recall@1": 0.5}),)
+        manifest = publish(tmp_path, 2, candidates, "fp32", origin, write_extras=write)
+        (extra,) = manifest.extras
+        assert extra == Extra("weights.safetensors", hashlib.sha256(b"weights").hexdigest())
+        assert verify(tmp_path / "2") == manifest
+        facts = manifest.training_run, manifest.recipe, manifest.recipe_fingerprint, manifest.parent, manifest.teacher
+        assert facts == ("a-1", "a", "01234567", 1, "b")
+        (tmp_path / "2" / "weights.safetensors").write_bytes(b"others")
+        with pytest.raises(FailedPrecondition, match=r"weights\.safetensors") as raised:
+            verify(tmp_path / "2")
+        assert raised.value.reason == "MODEL_DAMAGED"
+
+    @pytest.mark.parametrize("name", ["model.onnx", "manifest.json", "model_fp32.onnx", "folder/file"])
+    def test_a_further_file_never_stands_for_ours(self, tmp_path: Path, name: str) -> None:
+        def write(folder: Path) -> None:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+
+        with pytest.raises(ValueError, match="can't be a further file"):
+            publish(tmp_path, 1, (Candidate("fp32", tiny()),), "fp32", ORIGIN, write_extras=write)
+        assert not (tmp_path / "1").exists()
+
+    def test_an_older_manifest_is_read(self, tmp_path: Path) -> None:
+        manifest = publish(tmp_path, 1, (Candidate("fp32", tiny()),), "fp32", ORIGIN)
+        path = tmp_path / "1" / MANIFEST_FILE
+        written = json.loads(path.read_text())
+        for later in ("extras", "recipe", "recipe_fingerprint", "parent", "teacher"):
+            del written[later]
+        path.write_text(json.dumps(written))
+        assert verify(tmp_path / "1") == manifest
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("side", "16"), ("metrics", [0.5]), ("extras", [{"file": 1, "sha256": ""}]), ("served", "bf16"), ("new", 1)],
+    )
+    def test_a_manifest_with_other_types_is_refused(self, tmp_path: Path, key: str, value: object) -> None:
+        publish(tmp_path, 1, (Candidate("fp32", tiny()),), "fp32", ORIGIN)
+        path = tmp_path / "1" / MANIFEST_FILE
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        with pytest.raises(FailedPrecondition) as raised:
+            Manifest.read(tmp_path / "1")
+        assert raised.value.reason == "MODEL_MANIFEST_INVALID"
+
     @pytest.mark.parametrize("last", ["model_int8.onnx", "model.onnx", "manifest.json"])
     def test_killed_in_the_middle_there_is_no_version(self, tmp_path: Path, last: str) -> None:
         """Killed as soon as a given file is written: no version. The next run cleans up and succeeds."""
@@ -333,7 +437,7 @@ class TestPublish:
                     return result
                 return wrapper
 
-            for name in ("_write", "_link", "_golden", "_flush"):
+            for name in ("_write", "link", "golden_of", "_flush"):
                 setattr(module, name, killed_by(getattr(module, name)))
             candidates = tuple(module.Candidate(name, tiny()) for name in ("fp32", "int8"))
             module.publish(Path({str(tmp_path)!r}), 1, candidates, "int8", ORIGIN)
