@@ -3,13 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 READY := $(VENV)/.ready
+TRAIN_VENV := .venv-train
+TRAIN_READY := $(TRAIN_VENV)/.ready
 PROTOS := $(wildcard protos/lookalike/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format protos lock bench clean
+.PHONY: help install install-train demo train-demo test test-serving test-training check format protos lock bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(READY) ## make the environment and fetch the engines (Triton, Milvus, Redis)
 
@@ -22,11 +24,30 @@ $(READY): pyproject.toml requirements.lock $(wildcard services/local/requirement
 	@$(BIN)/lookalike engines install
 	@touch $@
 
+install-train: $(TRAIN_READY) ## make the training environment: torch and what training needs, 7 GB
+
+# torch comes with pip, which takes builds of it from a local folder where the machine has one
+$(TRAIN_READY): $(READY) services/trainer/requirements.txt
+	@test -x $(TRAIN_VENV)/bin/python || $(PYTHON) -m venv $(TRAIN_VENV)
+	@echo "installing packages for training"
+	@$(BIN)/uv pip install -q --python $(TRAIN_VENV)/bin/python -r requirements.lock
+	@$(TRAIN_VENV)/bin/python -m pip install -q --disable-pip-version-check -r services/trainer/requirements.txt
+	@$(BIN)/uv pip install -q --python $(TRAIN_VENV)/bin/python --no-deps -e .
+	@touch $@
+
 demo: $(READY) ## import a demo catalogue and search it; DATA=folder for real photographs
 	@$(BIN)/lookalike demo $(if $(DATA),--data-set $(DATA))
 
-test: $(READY) ## run all tests on the real engines
+train-demo: $(TRAIN_READY) ## train for about five minutes on a small part of DATA and show what it gained
+	@$(BIN)/lookalike train-demo $(if $(DATA),--data $(DATA))
+
+test: test-training test-serving ## run all tests on the real engines
+
+test-serving: $(READY) ## those of the system
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-training: $(TRAIN_READY) ## those of the training process
+	@$(TRAIN_VENV)/bin/python -m pytest tests/trainer $(ARGS)
 
 check: $(READY) ## format, lint, types, import rules, protos, stubs fresh
 	$(BIN)/ruff format --check .
@@ -45,10 +66,10 @@ protos: $(READY) ## generate the Python code of the protos
 	$(BIN)/python -m grpc_tools.protoc -Iprotos -Iprotos/vendor --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTOS)
 
 lock: $(READY) ## pin every package again
-	$(BIN)/uv pip compile -q --universal --generate-hashes --all-extras --no-emit-index-url --no-annotate -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile -q --universal --generate-hashes --extra heif --extra local --extra dev --extra bench --no-emit-index-url --no-annotate -o requirements.lock pyproject.toml
 
 bench: $(READY) ## measure against the service that an afternoon builds; about 10 minutes
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## remove what was made at run time
-	rm -rf $(VENV) .lookalike .lookalike-demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(TRAIN_VENV) .lookalike .lookalike-demo .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ from services.local.installing import install
 from services.local.ports import PortPicker
 from services.local.stack import LocalStack
 from services.local.supervisor import Supervisor
+
+# these need the training environment: see `make test-training`
+collect_ignore = [] if find_spec("torch") else ["trainer"]
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LOOKALIKE_SHARED", ROOT.parent / "shared"))
@@ -51,7 +55,9 @@ def grocery(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def model_repository() -> Path:
     """With encoder version 1, as `lookalike models init` builds it."""
-    sources = sorted([*(ROOT / "services" / "export").glob("*.py"), ROOT / "services" / "common" / "images.py"])
+    services = ROOT / "services"
+    sources = sorted([*(services / "export").glob("*.py"), services / "evaluation" / "inference.py"])
+    sources.append(services / "common" / "images.py")
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     repository = Path(sys.prefix) / "test-models" / key
     config = ROOT / "model_repository" / MODEL_NAME / "config.pbtxt"

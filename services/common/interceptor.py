@@ -20,6 +20,7 @@ from services.common.telemetry import Metrics, request_id
 
 DOMAIN = "lookalike"
 REQUEST_ID_HEADER = "x-request-id"
+PACKAGES = ("/lookalike.", "/google.longrunning.")
 
 _log = logging.getLogger("lookalike.request")
 
@@ -50,7 +51,7 @@ def to_status(error: BaseException) -> status_pb2.Status:
 
 
 class RequestInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method of this package; health and reflection pass through."""
+    """Wraps every method of this package, and long-running operations; health and reflection pass through."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -62,7 +63,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or not method.startswith("/lookalike."):
+        if handler is None or not method.startswith(PACKAGES):
             return handler
         name = method.rsplit("/", 1)[-1]
         # messages are parsed in here: gRPC itself would answer UNKNOWN to what is no message

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.common.tether import tethered
 from services.local.errors import StartFailed
 
-TETHER = Path(__file__).with_name("tether.py")
 PROBE_INTERVAL_S = 0.05
 LOG_TAIL_LINES = 15
 # a longer log is put aside at the next start, as `.old`
@@ -65,8 +64,7 @@ class Process:
             program.log.replace(program.log.with_suffix(".old"))
         with program.log.open("ab") as log:
             child = await asyncio.create_subprocess_exec(
-                # -I and -S: no site-packages, it starts in 15 ms
-                *(sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *program.command),
+                *tethered(*program.command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,358 @@
+"""One training run from photographs to a published version and its report.
+
+    data -> [pretrain] -> train -> [prune, train again] -> export -> evaluate -> report
+
+Every stage finds what it has finished before, so a run that was killed at any moment goes on with the same command and
+loses at most one epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from safetensors.torch import save_file
+from torch.utils.tensorboard import SummaryWriter
+
+from services.common.images import PREPROCESSING
+from services.common.manifest import MODEL_FILE, MODEL_NAME, Manifest
+from services.evaluation.inference import Encoder as OnnxEncoder
+from services.evaluation.inference import Pixels, decode_photographs, open_encoder
+from services.evaluation.metrics import Vectors
+from services.evaluation.protocols import Protocol
+from services.export.publish import Origin, publish, verify, versions_in
+from services.export.quantize import quantize
+from services.photographs.dataset import DataSet, read_data_set, read_unlabelled
+from services.photographs.photograph import Photograph
+from services.trainer.events import EventLog
+from services.trainer.learning import reporting
+from services.trainer.learning.backbones import make_backbone, stages_of
+from services.trainer.learning.checkpoint import Progress
+from services.trainer.learning.encoder import Encoder, embed, to_tensor
+from services.trainer.learning.fit import Fit, More, TrainingSet
+from services.trainer.learning.losses import MetricLoss
+from services.trainer.learning.measuring import Exported, Measured, asked_protocols, compared, measured, robust, sized
+from services.trainer.learning.objective import Objective, Teacher
+from services.trainer.learning.optimiser import prepare
+from services.trainer.learning.pixels import decoded
+from services.trainer.learning.pretrain import pretrain
+from services.trainer.learning.prune import prune
+from services.trainer.learning.pseudo_labels import PseudoLabels
+from services.trainer.learning.to_onnx import to_onnx
+from services.trainer.learning.validation import Validation
+from services.trainer.recipe import Source
+from services.trainer.report import contents
+from services.trainer.report.page import write_report
+from services.trainer.runs import Run
+
+# training pictures are kept a little larger than S, so that a crop of them is still sharp
+CANVAS = 8 / 7
+# training photographs whose features set the head's axes
+AXES = 1024
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """Args:
+    photographs: those that are trained on, in the order of `train`.
+    products: ids; a label is a place in them.
+    """
+
+    found: DataSet
+    photographs: Sequence[Photograph]
+    products: Sequence[str]
+    train: TrainingSet
+
+
+class Pipeline:
+    """Args:
+    models: Triton's model repository, where the encoder is published as the next version.
+    log: events; silent in all processes but the first.
+    """
+
+    def __init__(self, run: Run, models: Path, fabric: Fabric, log: EventLog) -> None:
+        self._run, self._recipe, self._fabric, self._log = run, run.recipe(), fabric, log
+        self._models = models / MODEL_NAME
+        self._warnings: list[str] = []
+
+    def __call__(self) -> None:
+        started = time.time()
+        data = self._read()
+        encoder, history = self._train(data)
+        if not self._fabric.is_global_zero:
+            return
+        asked = asked_protocols(data.found.splits)
+        before = self._before(asked)
+        exported = self._export(encoder, data, asked)
+        manifest = self._publish(exported, encoder, asked, before[1] if before else None)
+        self._report(data, history, before, exported, manifest, started)
+        self._log.emit(
+            "finished",
+            version=manifest.version,
+            before=before[0].metrics if before else {},
+            after=exported.served.metrics,
+            report=str(self._run.report),
+        )
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> _Data:
+        recipe = self._recipe.data
+        self._log.emit("stage", stage="data", message=f"reading {recipe.path or recipe.address}")
+        cache = self._run.folder.parent / ".originals"
+        with self._fabric.rank_zero_first():
+            found = read_data_set(
+                recipe.source.value,
+                path=recipe.path,
+                address=recipe.address,
+                image_store=recipe.image_store,
+                cache=cache if recipe.source is Source.CATALOGUE else None,
+                split=recipe.split,
+                validation_share=recipe.validation_share,
+                test_share=recipe.test_share,
+                seed=self._recipe.seed,
+                products=recipe.products,
+                images_per_product=recipe.images_per_product,
+            )
+            photographs = [p for p in found.splits.train if p.product]
+            pixels = decoded(photographs, self._canvas, self._run.folder / "pixels")
+        for file in found.broken:
+            self._warn(f"{file.path} is passed over: {file.reason}")
+        products = sorted({p.product for p in photographs})
+        label = {product: number for number, product in enumerate(products)}
+        message = f"{len(photographs)} photographs of {len(products)} products to train on"
+        self._log.emit("stage", stage="data", message=f"{message}, {len(found.splits.validation)} to validate with")
+        return _Data(found, photographs, products, TrainingSet(pixels, [label[p.product] for p in photographs]))
+
+    @property
+    def _canvas(self) -> int:
+        return round(max((self._recipe.model.side, *self._recipe.optimiser.sides)) * CANVAS)
+
+    def _validation(self, data: _Data) -> Validation:
+        side = self._recipe.model.side
+        (main, *_) = asked_protocols(type(data.found.splits)(data.found.splits.train, data.found.splits.validation))
+        queries = decode_photographs(main.queries, side)
+        query_ids = tuple(main.query_ids)
+        if main.leave_one_out:
+            return Validation(queries, query_ids, None, ())
+        most = self._recipe.validation.gallery_per_product
+        taken: dict[str, list[Photograph]] = {}
+        for photograph in main.gallery:
+            taken.setdefault(photograph.product, []).append(photograph)
+        # evenly spread, as neighbours in a series look alike
+        gallery = [
+            series[int(place)]
+            for series in taken.values()
+            for place in np.linspace(0, len(series) - 1, min(most, len(series))).round()
+        ]
+        return Validation(queries, query_ids, decode_photographs(gallery, side), tuple(p.product for p in gallery))
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def _train(self, data: _Data) -> tuple[Encoder, list[contents.Epoch]]:
+        recipe, fabric, log = self._recipe, self._fabric, self._log
+        fabric.seed_everything(recipe.seed, verbose=False)
+        backbone = make_backbone(recipe.model.backbone, recipe.model.weights)
+        encoder = Encoder(backbone, recipe.model)
+        history: list[contents.Epoch] = []
+        unlabelled = self._unlabelled() if recipe.data.unlabelled else ()
+        if recipe.pretrain.epochs:
+            log.emit("stage", stage="pretrain", message=f"SimSiam on {len(unlabelled)} pictures without labels")
+            pixels = decoded(unlabelled, self._canvas, self._run.folder / "pixels")
+            progress = pretrain(
+                fabric, recipe, encoder, backbone.channels, pixels, self._run.checkpoint / "pretrain", log
+            )
+            history += reporting.epochs("pretrain", progress.history)
+        if recipe.model.head == "pca" or recipe.model.batch_norm:
+            encoder.begin_at_axes(self._features(encoder, data), project=recipe.model.head == "pca")
+        begun = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        prepare(encoder, recipe.optimiser.regime)
+        log.emit("stage", stage="train", message=f"{recipe.model.backbone}, {recipe.loss.name}")
+        curves = SummaryWriter(str(self._run.folder / "tensorboard")) if fabric.is_global_zero else None
+        watch = self._validation(data)
+        more = self._pseudo_labels(unlabelled, data)
+        progress = self._fit("train", encoder, backbone.stages, data, recipe.optimiser.epochs, watch, curves, more)
+        history += reporting.epochs("train", progress.history)
+        if recipe.optimiser.interpolation < 1:
+            _interpolate(encoder, begun, recipe.optimiser.interpolation)
+        if recipe.prune.share:
+            gone = prune(encoder, recipe.prune.share, recipe.model.side)
+            log.emit("stage", stage="prune", message=f"{gone:.0%} of the backbone's weights are gone")
+            stages = stages_of(encoder.backbone)
+            progress = self._fit("prune", encoder, stages, data, recipe.prune.epochs, watch, curves, None)
+            history += reporting.epochs("prune", progress.history)
+        if curves is not None:
+            curves.close()
+        return encoder, history
+
+    def _fit(
+        self,
+        stage: str,
+        encoder: Encoder,
+        stages: Sequence[Sequence[torch.nn.Module]],
+        data: _Data,
+        epochs: int,
+        watch: Validation,
+        curves: Any,
+        more: More | None,
+    ) -> Progress:
+        recipe = self._recipe
+        loss = MetricLoss(recipe.loss, len(data.products), encoder.dimension, recipe.optimiser.label_smoothing)
+        teacher = Teacher(Path(recipe.distil.teacher)) if recipe.distil.teacher else None
+        objective = Objective(encoder, loss, recipe.adversarial, teacher, recipe.distil.weight)
+        folder = self._run.checkpoint / stage
+        fit = Fit(self._fabric, recipe, stage, folder, self._log, watch, curves, more)
+        return fit(objective, stages, data.train, epochs)
+
+    def _features(self, encoder: Encoder, data: _Data) -> torch.Tensor:
+        """float32 [n, C] of some training pictures, evenly spread."""
+        places = np.linspace(0, len(data.photographs) - 1, min(AXES, len(data.photographs))).round().astype(int)
+        pixels = decode_photographs([data.photographs[place] for place in places], self._recipe.model.side)
+        encoder.eval()
+        with torch.inference_mode():
+            parts = [encoder.pooled(to_tensor(pixels[start : start + 32])) for start in range(0, len(pixels), 32)]
+        return torch.cat(parts).clone()
+
+    def _unlabelled(self) -> Sequence[Photograph]:
+        photographs, broken = read_unlabelled(Path(self._recipe.data.unlabelled))
+        for file in broken:
+            self._warn(f"{file.path} is passed over: {file.reason}")
+        return photographs
+
+    def _pseudo_labels(self, unlabelled: Sequence[Photograph], data: _Data) -> More | None:
+        if not self._recipe.pseudo_labels.every:
+            return None
+        side = self._recipe.model.side
+        labelled = TrainingSet(decode_photographs(data.photographs, side), data.train.labels)
+        pixels = decoded(unlabelled, self._canvas, self._run.folder / "pixels")
+        return PseudoLabels(self._recipe.pseudo_labels, labelled, pixels, decode_photographs(unlabelled, side))
+
+    # --- what came of it ----------------------------------------------------------------------------------------------
+
+    def _before(self, asked: Sequence[Protocol]) -> tuple[Measured, int, OnnxEncoder] | None:
+        """The newest version there is: measured, its number, and its encoder."""
+        versions = versions_in(self._models)
+        if not versions:
+            return None
+        verify(self._models / str(versions[-1]))
+        self._log.emit("stage", stage="evaluate", message=f"version {versions[-1]}, to compare with")
+        encoder = open_encoder(self._models / str(versions[-1]) / MODEL_FILE)
+        return measured(asked, encoder.side, encoder), versions[-1], encoder
+
+    def _export(self, encoder: Encoder, data: _Data, asked: Sequence[Protocol]) -> Exported:
+        recipe, side = self._recipe, self._recipe.model.side
+        self._log.emit("stage", stage="export", message="ONNX, FP32 and INT8")
+        fp32 = to_onnx(encoder, side)
+        order = np.random.default_rng(recipe.seed).permutation(len(data.photographs))[: recipe.export.calibration]
+        int8 = quantize(fp32, decode_photographs([data.photographs[place] for place in order], side))
+        self._log.emit("stage", stage="evaluate", message="torch, FP32 and INT8 on the same photographs")
+
+        def by_torch(pixels: Pixels) -> Vectors:
+            vectors: Vectors = embed(encoder, pixels).numpy()
+            return vectors
+
+        return compared(asked, by_torch, fp32, int8)
+
+    def _publish(self, exported: Exported, encoder: Encoder, asked: Sequence[Protocol], parent: int | None) -> Manifest:
+        recipe, main = self._recipe, asked[0]
+        # killed after it was published and before it was noted: the version is there
+        for version in versions_in(self._models):
+            manifest = verify(self._models / str(version))
+            if manifest.training_run == self._run.id:
+                return manifest
+        origin = Origin(
+            preprocessing=PREPROCESSING,
+            backbone=recipe.model.backbone,
+            training_run=self._run.id,
+            evaluated_on=f"{len(main.queries)} photographs in {len(main.gallery)}, {recipe.data.source.value}",
+            recipe=recipe.name,
+            recipe_fingerprint=recipe.fingerprint,
+            parent=parent or 0,
+            teacher=Path(recipe.distil.teacher).name,
+        )
+        comparison = exported.comparison
+        served = comparison.served if recipe.export.served == "best" else recipe.export.served
+        weights = {name: tensor.contiguous().clone() for name, tensor in encoder.state_dict().items()}
+        return publish(
+            self._models,
+            max(versions_in(self._models), default=0) + 1,
+            (comparison.fp32, comparison.int8),
+            served,
+            origin,
+            write_extras=lambda folder: save_file(weights, folder / WEIGHTS_FILE),
+        )
+
+    def _report(
+        self,
+        data: _Data,
+        history: Sequence[contents.Epoch],
+        before: tuple[Measured, int, OnnxEncoder] | None,
+        exported: Exported,
+        manifest: Manifest,
+        started: float,
+    ) -> None:
+        recipe = self._recipe
+        self._log.emit("stage", stage="report", message=str(self._run.report))
+        served = open_encoder(self._models / str(manifest.version) / MODEL_FILE)
+        queries = recipe.report.robustness_queries
+        after_robust = robust(exported.served, served, queries)
+        before_robust = robust(before[0], before[2], queries) if before else None
+        main, earlier = exported.served.results[0], before[0].results[0] if before else None
+        report = contents.Report(
+            recipe.name,
+            manifest.version,
+            f"version {before[1]}" if before else "the version before",
+            "int8" if manifest.served == "int8" else "fp32",
+            manifest.created,
+            self._facts(started, history),
+            recipe,
+            recipe.model_dump_json(indent=1),
+            reporting.split_counts(data.found),
+            reporting.broken(data.found),
+            history,
+            reporting.protocols(before[0] if before else None, exported),
+            reporting.groups(earlier.per_category if earlier else None, main.per_category),
+            reporting.groups(earlier.per_product if earlier else None, main.per_product),
+            reporting.worst(main),
+            reporting.confusions(main),
+            reporting.robustness(before_robust, after_robust) if after_robust else None,
+            reporting.sizes(sized(exported.served)),
+            reporting.precisions(exported, None),
+            "Batches of eight on all cores, by turns.",
+            reporting.augmented(data.photographs, data.train.pixels, recipe),
+            self._warnings,
+        )
+        write_report(self._run.report, report)
+
+    def _facts(self, started: float, history: Sequence[contents.Epoch]) -> dict[str, str]:
+        trained = sum(epoch.seconds or 0.0 for epoch in history)
+        device = str(self._fabric.device)
+        return {
+            "Run": self._run.id,
+            "Device": f"{device}, {torch.get_num_threads()} threads, {self._fabric.world_size} processes",
+            "Epochs": f"{len(history)}, {trained / 60:.0f} min",
+            "All of it": f"{(time.time() - started) / 60:.0f} min since it was last started",
+            "torch": torch.__version__,
+        }
+
+    def _warn(self, message: str) -> None:
+        self._warnings.append(message)
+        self._log.emit("warning", message=message)
+
+
+def _interpolate(encoder: Encoder, begun: dict[str, torch.Tensor], share: float) -> None:
+    """Between the weights it began with and the trained ones, which often finds better on what it was not trained for
+    (WiSE-FT; Wortsman et al. 2022)."""
+    state = encoder.state_dict()
+    mixed = {
+        name: begun[name].lerp(tensor, share) if tensor.is_floating_point() and name in begun else tensor
+        for name, tensor in state.items()
+    }
+    encoder.load_state_dict(mixed)
