@@ -5,7 +5,6 @@ Encoder version 1 is built once and kept inside the environment, so that a secon
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import shutil
@@ -13,11 +12,13 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.cli.models import init_models
 from services.common.manifest import MANIFEST_FILE, MODEL_NAME
+from services.export.adding import add, manifest_beside
 from services.local import milvus, redis, triton
 from services.local.engines import Engines
 from services.local.installing import install
@@ -29,6 +30,7 @@ from services.local.supervisor import Supervisor
 collect_ignore = [] if find_spec("torch") else ["trainer"]
 
 ROOT = Path(__file__).parents[1]
+KEPT_ENCODER = ROOT / "recipes" / "grocery-encoder.onnx"
 SHARED = Path(os.environ.get("LOOKALIKE_SHARED", ROOT.parent / "shared"))
 
 
@@ -66,6 +68,15 @@ def model_repository() -> Path:
     if not (repository / MODEL_NAME / "1" / MANIFEST_FILE).exists():
         photographs = SHARED / "data" / "grocery"
         init_models(repository, photographs if photographs.is_dir() else None)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def kept_repository(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With version 1, and the encoder that is kept in recipes/ as version 2."""
+    repository = tmp_path_factory.mktemp("kept") / "models"
+    shutil.copytree(model_repository, repository)
+    add(repository / MODEL_NAME, KEPT_ENCODER, manifest_beside(KEPT_ENCODER))
     return repository
 
 
@@ -109,10 +120,9 @@ def make_stack(
 ) -> Callable[..., LocalStack]:
     """Makes stacks of one's own: `async with make_stack(milvus="standalone", gateways=2) as stack`."""
 
-    def make(**options: object) -> LocalStack:
-        return functools.partial(LocalStack, tmp_path_factory.mktemp("stack"), model_repository, engines=engines)(
-            **options
-        )
+    def make(**options: Any) -> LocalStack:
+        options = {"model_repository": model_repository, "engines": engines, **options}
+        return LocalStack(tmp_path_factory.mktemp("stack"), **options)
 
     return make
 

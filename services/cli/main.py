@@ -26,6 +26,7 @@ COMMANDS = {
     "engines": Source("engines", "app", "Install and list the engines: Triton, Milvus and Redis."),
     "models": Source("models", "app", "Build, list, add and export encoder versions."),
     "train": Source("train", "train", "Train an encoder by a recipe, and export it as the next version."),
+    "train-demo": Source("train_demo", "train_demo", "Train for five minutes and show what it gained."),
     "runs": Source("runs", "runs", "List training runs."),
     "evaluate": Source("evaluate", "evaluate", "Measure an encoder on labelled photographs."),
     "import": Source("import_products", "import_products", "Import a folder of pictures, or a CSV or JSONL manifest."),

@@ -82,6 +82,11 @@ class LocalStack:
         """Of the first gateway."""
         return self.gateway_addresses[0]
 
+    @property
+    def image_store_url(self) -> str:
+        """Where the originals of all pictures are."""
+        return (self._data / "images").as_uri()
+
     async def __aenter__(self) -> LocalStack:
         self._lock = _locked(self._data)
         try:
@@ -184,7 +189,7 @@ class LocalStack:
             "ENCODER__URL": self.triton_url,
             "INDEX__URI": self.milvus_uri,
             "CACHE__URL": self.redis_url,
-            "IMAGE_STORE__URL": (self._data / "images").as_uri(),
+            "IMAGE_STORE__URL": self.image_store_url,
         }
         return Program(
             name=name,

@@ -11,7 +11,6 @@ from lookalike.v1 import catalog_pb2
 
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.products import Region
-from services.local.stack import LocalStack
 from services.photographs import catalogue as module
 from services.photographs.catalogue import fetch_catalogue
 from services.photographs.checks import check_files
@@ -19,11 +18,6 @@ from services.photographs.splits import split_images
 from tests.integration.shop import OK, Shop, picture, product
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def store_of(stack: LocalStack) -> str:
-    """URL of its image store."""
-    return (stack._data / "images").as_uri()
 
 
 def kept(cache: Path) -> dict[str, int]:
@@ -49,7 +43,7 @@ async def test_products_become_photographs(stack, shop: Shop, tmp_path: Path, mo
 
     told: list[int] = []
     cache = tmp_path / "cache"
-    store = store_of(stack)
+    store = stack.image_store_url
     found = await fetch_catalogue(stack.gateway_address, store, cache, lambda done, total: told.append(total))
     # the stack is shared with other tests
     ours = [p for p in found if p.product in originals]
@@ -82,7 +76,7 @@ async def test_products_become_photographs(stack, shop: Shop, tmp_path: Path, mo
 async def test_the_second_time_nothing_is_fetched(stack, shop: Shop, tmp_path: Path) -> None:
     name = f"once-{uuid.uuid4().hex[:8]}"
     assert {a.status.code for a in await shop.upsert([product(name, picture(77))])} == {OK}
-    found = await fetch_catalogue(stack.gateway_address, store_of(stack), tmp_path / "cache")
+    found = await fetch_catalogue(stack.gateway_address, stack.image_store_url, tmp_path / "cache")
     # a store without a single picture serves as well, since all of them are here
     empty = tmp_path / "empty"
     empty.mkdir()
