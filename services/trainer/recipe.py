@@ -41,6 +41,7 @@ class DataRecipe(Group):
     split: Literal["file", "images", "products"] = Field("file", description="file: as the source says")
     validation_share: float = Field(0.1, gt=0, lt=0.9)
     test_share: float = Field(0.0, ge=0, lt=0.9)
+    catalogue_repeats: int = Field(1, ge=1, le=100, description="how often an epoch sees each catalogue picture")
     unlabelled: str = Field("", description="folder of pictures without labels, for pretrain and pseudo_labels")
     products: int = Field(0, ge=0, description="take only so many products, the first by id; 0: all")
     images_per_product: int = Field(0, ge=0, description="train on at most so many of each product; 0: all")

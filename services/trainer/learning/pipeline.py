@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import save_file
@@ -28,47 +26,30 @@ from services.evaluation.metrics import Vectors
 from services.evaluation.protocols import Protocol
 from services.export.publish import Origin, publish, verify, versions_in
 from services.export.quantize import quantize
-from services.photographs.dataset import DataSet, read_data_set, read_unlabelled
 from services.photographs.photograph import Photograph
 from services.trainer.events import EventLog
 from services.trainer.learning import reporting
 from services.trainer.learning.backbones import make_backbone, stages_of
 from services.trainer.learning.checkpoint import Progress
+from services.trainer.learning.data import Data, DataReader
 from services.trainer.learning.encoder import Encoder, embed, to_tensor
 from services.trainer.learning.fit import Fit, More, TrainingSet
 from services.trainer.learning.losses import MetricLoss
 from services.trainer.learning.measuring import Exported, Measured, asked_protocols, compared, measured, robust, sized
 from services.trainer.learning.objective import Objective, Teacher
 from services.trainer.learning.optimiser import prepare
-from services.trainer.learning.pixels import decoded
 from services.trainer.learning.pretrain import pretrain
 from services.trainer.learning.prune import prune
 from services.trainer.learning.pseudo_labels import PseudoLabels
 from services.trainer.learning.to_onnx import to_onnx
 from services.trainer.learning.validation import Validation
-from services.trainer.recipe import Source
 from services.trainer.report import contents
 from services.trainer.report.page import write_report
 from services.trainer.runs import Run
 
-# training pictures are kept a little larger than S, so that a crop of them is still sharp
-CANVAS = 8 / 7
 # training photographs whose features set the head's axes
 AXES = 1024
 WEIGHTS_FILE = "weights.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """Args:
-    photographs: those that are trained on, in the order of `train`.
-    products: ids; a label is a place in them.
-    """
-
-    found: DataSet
-    photographs: Sequence[Photograph]
-    products: Sequence[str]
-    train: TrainingSet
 
 
 class Pipeline:
@@ -81,10 +62,11 @@ class Pipeline:
         self._run, self._recipe, self._fabric, self._log = run, run.recipe(), fabric, log
         self._models = models / MODEL_NAME
         self._warnings: list[str] = []
+        self._reader = DataReader(run, self._recipe, fabric, log)
 
     def __call__(self) -> None:
         started = time.time()
-        data = self._read()
+        data = self._reader.read(self._warn)
         encoder, history = self._train(data)
         if not self._fabric.is_global_zero:
             return
@@ -101,82 +83,31 @@ class Pipeline:
             report=str(self._run.report),
         )
 
-    # --- data ---------------------------------------------------------------------------------------------------------
-
-    def _read(self) -> _Data:
-        recipe = self._recipe.data
-        self._log.emit("stage", stage="data", message=f"reading {recipe.path or recipe.address}")
-        cache = self._run.folder.parent / ".originals"
-        with self._fabric.rank_zero_first():
-            found = read_data_set(
-                recipe.source.value,
-                path=recipe.path,
-                address=recipe.address,
-                image_store=recipe.image_store,
-                cache=cache if recipe.source is Source.CATALOGUE else None,
-                split=recipe.split,
-                validation_share=recipe.validation_share,
-                test_share=recipe.test_share,
-                seed=self._recipe.seed,
-                products=recipe.products,
-                images_per_product=recipe.images_per_product,
-            )
-            photographs = [p for p in found.splits.train if p.product]
-            pixels = decoded(photographs, self._canvas, self._run.folder / "pixels")
-        for file in found.broken:
-            self._warn(f"{file.path} is passed over: {file.reason}")
-        products = sorted({p.product for p in photographs})
-        label = {product: number for number, product in enumerate(products)}
-        message = f"{len(photographs)} photographs of {len(products)} products to train on"
-        self._log.emit("stage", stage="data", message=f"{message}, {len(found.splits.validation)} to validate with")
-        return _Data(found, photographs, products, TrainingSet(pixels, [label[p.product] for p in photographs]))
-
-    @property
-    def _canvas(self) -> int:
-        return round(max((self._recipe.model.side, *self._recipe.optimiser.sides)) * CANVAS)
-
-    def _validation(self, data: _Data) -> Validation:
-        side = self._recipe.model.side
-        (main, *_) = asked_protocols(type(data.found.splits)(data.found.splits.train, data.found.splits.validation))
-        queries = decode_photographs(main.queries, side)
-        query_ids = tuple(main.query_ids)
-        if main.leave_one_out:
-            return Validation(queries, query_ids, None, ())
-        most = self._recipe.validation.gallery_per_product
-        taken: dict[str, list[Photograph]] = {}
-        for photograph in main.gallery:
-            taken.setdefault(photograph.product, []).append(photograph)
-        # evenly spread, as neighbours in a series look alike
-        gallery = [
-            series[int(place)]
-            for series in taken.values()
-            for place in np.linspace(0, len(series) - 1, min(most, len(series))).round()
-        ]
-        return Validation(queries, query_ids, decode_photographs(gallery, side), tuple(p.product for p in gallery))
-
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def _train(self, data: _Data) -> tuple[Encoder, list[contents.Epoch]]:
+    def _train(self, data: Data) -> tuple[Encoder, list[contents.Epoch]]:
         recipe, fabric, log = self._recipe, self._fabric, self._log
         fabric.seed_everything(recipe.seed, verbose=False)
         backbone = make_backbone(recipe.model.backbone, recipe.model.weights)
         encoder = Encoder(backbone, recipe.model)
         history: list[contents.Epoch] = []
-        unlabelled = self._unlabelled() if recipe.data.unlabelled else ()
+        unlabelled = self._reader.unlabelled(self._warn) if recipe.data.unlabelled else ()
         if recipe.pretrain.epochs:
             log.emit("stage", stage="pretrain", message=f"SimSiam on {len(unlabelled)} pictures without labels")
-            pixels = decoded(unlabelled, self._canvas, self._run.folder / "pixels")
+            pixels = self._reader.canvases(unlabelled)
             progress = pretrain(
                 fabric, recipe, encoder, backbone.channels, pixels, self._run.checkpoint / "pretrain", log
             )
             history += reporting.epochs("pretrain", progress.history)
         if recipe.model.head == "pca" or recipe.model.batch_norm:
-            encoder.begin_at_axes(self._features(encoder, data), project=recipe.model.head == "pca")
+            encoder.begin_at_axes(
+                _features(encoder, self._reader.spread(data, AXES)), project=recipe.model.head == "pca"
+            )
         begun = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
         prepare(encoder, recipe.optimiser.regime)
         log.emit("stage", stage="train", message=f"{recipe.model.backbone}, {recipe.loss.name}")
         curves = SummaryWriter(str(self._run.folder / "tensorboard")) if fabric.is_global_zero else None
-        watch = self._validation(data)
+        watch = self._reader.validation(data)
         more = self._pseudo_labels(unlabelled, data)
         progress = self._fit("train", encoder, backbone.stages, data, recipe.optimiser.epochs, watch, curves, more)
         history += reporting.epochs("train", progress.history)
@@ -197,7 +128,7 @@ class Pipeline:
         stage: str,
         encoder: Encoder,
         stages: Sequence[Sequence[torch.nn.Module]],
-        data: _Data,
+        data: Data,
         epochs: int,
         watch: Validation,
         curves: Any,
@@ -211,27 +142,12 @@ class Pipeline:
         fit = Fit(self._fabric, recipe, stage, folder, self._log, watch, curves, more)
         return fit(objective, stages, data.train, epochs)
 
-    def _features(self, encoder: Encoder, data: _Data) -> torch.Tensor:
-        """float32 [n, C] of some training pictures, evenly spread."""
-        places = np.linspace(0, len(data.photographs) - 1, min(AXES, len(data.photographs))).round().astype(int)
-        pixels = decode_photographs([data.photographs[place] for place in places], self._recipe.model.side)
-        encoder.eval()
-        with torch.inference_mode():
-            parts = [encoder.pooled(to_tensor(pixels[start : start + 32])) for start in range(0, len(pixels), 32)]
-        return torch.cat(parts).clone()
-
-    def _unlabelled(self) -> Sequence[Photograph]:
-        photographs, broken = read_unlabelled(Path(self._recipe.data.unlabelled))
-        for file in broken:
-            self._warn(f"{file.path} is passed over: {file.reason}")
-        return photographs
-
-    def _pseudo_labels(self, unlabelled: Sequence[Photograph], data: _Data) -> More | None:
+    def _pseudo_labels(self, unlabelled: Sequence[Photograph], data: Data) -> More | None:
         if not self._recipe.pseudo_labels.every:
             return None
         side = self._recipe.model.side
         labelled = TrainingSet(decode_photographs(data.photographs, side), data.train.labels)
-        pixels = decoded(unlabelled, self._canvas, self._run.folder / "pixels")
+        pixels = self._reader.canvases(unlabelled)
         return PseudoLabels(self._recipe.pseudo_labels, labelled, pixels, decode_photographs(unlabelled, side))
 
     # --- what came of it ----------------------------------------------------------------------------------------------
@@ -246,12 +162,11 @@ class Pipeline:
         encoder = open_encoder(self._models / str(versions[-1]) / MODEL_FILE)
         return measured(asked, encoder.side, encoder), versions[-1], encoder
 
-    def _export(self, encoder: Encoder, data: _Data, asked: Sequence[Protocol]) -> Exported:
+    def _export(self, encoder: Encoder, data: Data, asked: Sequence[Protocol]) -> Exported:
         recipe, side = self._recipe, self._recipe.model.side
         self._log.emit("stage", stage="export", message="ONNX, FP32 and INT8")
         fp32 = to_onnx(encoder, side)
-        order = np.random.default_rng(recipe.seed).permutation(len(data.photographs))[: recipe.export.calibration]
-        int8 = quantize(fp32, decode_photographs([data.photographs[place] for place in order], side))
+        int8 = quantize(fp32, self._reader.spread(data, recipe.export.calibration))
         self._log.emit("stage", stage="evaluate", message="torch, FP32 and INT8 on the same photographs")
 
         def by_torch(pixels: Pixels) -> Vectors:
@@ -291,7 +206,7 @@ class Pipeline:
 
     def _report(
         self,
-        data: _Data,
+        data: Data,
         history: Sequence[contents.Epoch],
         before: tuple[Measured, int, OnnxEncoder] | None,
         exported: Exported,
@@ -345,6 +260,15 @@ class Pipeline:
     def _warn(self, message: str) -> None:
         self._warnings.append(message)
         self._log.emit("warning", message=message)
+
+
+def _features(encoder: Encoder, pixels: Pixels) -> torch.Tensor:
+    """float32 [n, C] of uint8 [n, S, S, 3]."""
+    encoder.eval()
+    with torch.inference_mode():
+        parts = [encoder.pooled(to_tensor(pixels[start : start + 32])) for start in range(0, len(pixels), 32)]
+    # a copy, because what inference mode makes can't be trained
+    return torch.cat(parts).clone()
 
 
 def _interpolate(encoder: Encoder, begun: dict[str, torch.Tensor], share: float) -> None:
