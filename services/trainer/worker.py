@@ -7,6 +7,7 @@ published. Whoever starts it decides what it means when it ends otherwise.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 import warnings
@@ -44,7 +45,9 @@ def main() -> int:
     parser.add_argument("--models", type=Path, required=True, help="Triton's model repository")
     arguments = parser.parse_args()
     run = Run(arguments.run)
-    log: EventLog = _RunLog(run)
+    # Lightning starts the other processes of a distributed run as it was started itself, with their number
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    log = _RunLog(run) if first else _Silent(run.events)
     try:
         log.emit("stage", stage="data", message="starting")
         # torch takes seconds to load: what could be wrong so far has been said by now
@@ -52,10 +55,7 @@ def main() -> int:
         from services.trainer.learning.device import make_fabric
         from services.trainer.learning.pipeline import Pipeline
 
-        fabric = make_fabric(run.recipe().compute)
-        if not fabric.is_global_zero:
-            log = _Silent(run.events)
-        Pipeline(run, arguments.models, fabric, log)()
+        Pipeline(run, arguments.models, make_fabric(run.recipe().compute), log)()
     except LookalikeError as error:
         log.emit("failed", reason=error.reason, message=error.message)
         return 1

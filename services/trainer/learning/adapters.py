@@ -52,4 +52,9 @@ def merge_adapters(network: nn.Module) -> None:
     """Adds what was learnt into the kernels: afterwards the network is built as it was before."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            kernel = module.weight.detach()
+            trained = module.parametrizations.weight.original.requires_grad
+            # not `remove_parametrizations`: it changes the class, which copies of a network share
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            module.weight = nn.Parameter(kernel, requires_grad=trained)

@@ -32,6 +32,8 @@ from services.trainer.learning.extractors import read_extractor, without_contrac
 IMAGENET = Normalisation(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 # TensorFlow's convention, which EfficientNet-Lite was converted from
 UNIT_RANGE = Normalisation(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+# the same origin; torchvision's own network makes this of IMAGENET in a step that is not part of its features
+INCEPTION = Normalisation(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,16 @@ def make_backbone(name: str, weights: str = "") -> Backbone:
         InvalidArgument: BACKBONE_UNKNOWN, WEIGHTS_UNSUITABLE.
         FailedPrecondition: WEIGHTS_UNAVAILABLE when they can't be downloaded.
     """
-    packaged = weights != "none" and not weights.endswith(".safetensors")
+    from_file = weights.endswith(".safetensors")
+    if not from_file and weights not in ("", "none", *(["imagenet"] if name in (*TORCHVISION, *LITE) else [])):
+        raise InvalidArgument(f"{name} has no weights {weights!r}", reason="WEIGHTS_UNSUITABLE")
+    packaged = weights != "none" and not from_file
     if name == "bundled":
         network, normalisation = from_onnx(without_contract(bundled.build()).model), bundled.NORMALISATION
     elif name in LITE:
         network, normalisation = _lite(name, packaged), UNIT_RANGE
     elif name in TORCHVISION:
-        network, normalisation = _torchvision(name, packaged), IMAGENET
+        network, normalisation = _torchvision(name, packaged), INCEPTION if name == "inception_v3" else IMAGENET
     elif name.endswith(".onnx"):
         extractor = read_extractor(Path(name))
         network, normalisation = from_onnx(extractor.model), extractor.normalisation or IMAGENET
@@ -74,14 +79,10 @@ def make_backbone(name: str, weights: str = "") -> Backbone:
         raise InvalidArgument(
             f"there is no backbone {name!r}; known are {known}, and PATH.onnx", reason="BACKBONE_UNKNOWN"
         )
-    if weights.endswith(".safetensors"):
+    if from_file:
         load_weights(network, Path(weights))
     elif weights == "none":
         network.apply(_forget)
-    elif weights not in ("", "imagenet") or (
-        weights == "imagenet" and name not in {**TORCHVISION, **dict.fromkeys(LITE)}
-    ):
-        raise InvalidArgument(f"{name} has no weights {weights!r}", reason="WEIGHTS_UNSUITABLE")
     network = network.to(memory_format=torch.channels_last)
     return Backbone(name, network, normalisation, _channels(network), stages_of(network))
 

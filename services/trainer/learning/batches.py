@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from services.common.errors import InvalidArgument
+
 Places = npt.NDArray[np.int64]
 
 
@@ -21,6 +23,8 @@ def epoch_batches(
         batch: photographs in a batch, over all processes; what is left over at the end is not used in this epoch.
         images_per_product: M: a batch holds batch / M products with M photographs each, repeated where a product has
             fewer; 0: photographs in random order. An epoch has as many photographs either way.
+
+    Raises InvalidArgument (BATCH_TOO_SMALL) when not every process would get a photograph.
     """
     random = np.random.default_rng((seed, epoch))
     places = np.arange(len(labels), dtype=np.int64)
@@ -29,9 +33,16 @@ def epoch_batches(
         if images_per_product
         else random.permutation(places)
     )
-    batch = min(batch, len(order) // ranks * ranks)
+    share = min(batch, len(order)) // ranks
+    if images_per_product and share > images_per_product:
+        share -= share % images_per_product  # the pictures of a product belong into one process
+    if not share:
+        raise InvalidArgument(
+            f"{min(batch, len(order))} photographs are too few for a batch of {ranks} processes",
+            reason="BATCH_TOO_SMALL",
+        )
+    batch = share * ranks
     whole = [order[start : start + batch] for start in range(0, len(order) - batch + 1, batch)]
-    share = batch // ranks
     return [one[rank * share : (rank + 1) * share] for one in whole]
 
 

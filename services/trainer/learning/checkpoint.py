@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ def save(folder: Path, progress: Progress, states: Mapping[str, Mapping[str, Any
 def load(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
     """Progress and states as they were saved; None when there is no checkpoint."""
     old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():  # killed between the two renames
-        old.rename(folder)
+    if not folder.exists():  # killed between the two renames, unless this is the beginning
+        with suppress(FileNotFoundError):  # or another process of the run was here first
+            old.rename(folder)
     if not (folder / PROGRESS).exists():
         return None
     saved = json.loads((folder / PROGRESS).read_text())

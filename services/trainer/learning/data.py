@@ -66,7 +66,7 @@ class DataReader:
             once = [p for p in found.splits.train if p.product]
             # one clean picture among dozens of photographs would hardly be noticed
             photographs = [*once, *(p for p in once if p.catalogue for _ in range(recipe.catalogue_repeats - 1))]
-            pixels = self.canvases(photographs)
+        pixels = self.canvases(photographs)
         for file in found.broken:
             warn(f"{file.path} is passed over: {file.reason}")
         products = sorted({p.product for p in once})
@@ -84,7 +84,8 @@ class DataReader:
     def canvases(self, photographs: Sequence[Photograph]) -> Pixels:
         """uint8 [n, side, side, 3], a little larger than the largest S, from the run's folder when it has them."""
         side = round(max((self._recipe.model.side, *self._recipe.optimiser.sides)) * CANVAS)
-        return decoded(photographs, side, self._run.folder / "pixels")
+        with self._fabric.rank_zero_first():  # one process writes the file
+            return decoded(photographs, side, self._run.folder / "pixels")
 
     def spread(self, data: Data, most: int) -> Pixels:
         """uint8 [n, S, S, 3]: at most so many training pictures, evenly spread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from services.common.errors import InvalidArgument
+from services.common.manifest import FEATURES_NAME
 from services.export.contract import HEAD_NODES, OPSET, TAIL_NODES, Normalisation
 
 
@@ -53,7 +55,8 @@ def read_extractor(path: Path) -> Extractor:
 
 
 def without_contract(model: onnx.ModelProto) -> Extractor:
-    """The backbone of an encoder that keeps the contract: from normalised pixels to the map before its pooling."""
+    """The backbone of an encoder that keeps the contract: from normalised pixels to its last feature map, where that is
+    an output, or else to what is before its pooling."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = {node.name: node for node in graph.node}
@@ -64,7 +67,10 @@ def without_contract(model: onnx.ModelProto) -> Extractor:
     ends = {*HEAD_NODES, *TAIL_NODES}
     kept = [node for node in graph.node if node.name not in ends]
     # the pool before the tail goes too: a backbone ends in a feature map
-    if kept[-1].op_type == "GlobalAveragePool" and kept[-1].output[0] == features:
+    if any(output.name == FEATURES_NAME for output in graph.output):
+        features = FEATURES_NAME
+        kept = _before(kept, features)
+    elif kept[-1].op_type == "GlobalAveragePool" and kept[-1].output[0] == features:
         features = kept.pop().input[0]
     used = {name for node in kept for name in node.input}
     shape: list[str | int | None] = ["N", 3, "H", "W"]
@@ -77,6 +83,16 @@ def without_contract(model: onnx.ModelProto) -> Extractor:
     )
     normalisation = Normalisation(_three(mean), _three(std))
     return Extractor(helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)]), normalisation)
+
+
+def _before(nodes: Sequence[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
+    """Those that the tensor of that name is made by, in their order."""
+    wanted, found = {name}, []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            found.append(node)
+    return found[::-1]
 
 
 def _three(values: npt.NDArray[np.floating]) -> tuple[float, float, float]:

@@ -28,7 +28,7 @@ from services.trainer.learning.optimiser import Pull, make_optimiser
 from services.trainer.learning.pixels import Pixels
 from services.trainer.learning.schedule import rate_share
 from services.trainer.learning.validation import Validation
-from services.trainer.recipe import Recipe
+from services.trainer.recipe import Recipe, Regime
 
 PROGRESS_INTERVAL_S = 0.5
 
@@ -78,13 +78,13 @@ class Fit:
         """Trains for `epochs`, or goes on where the checkpoint of this stage stands, and leaves the best weights in
         the objective's encoder."""
         fabric, recipe = self._fabric, self._recipe.optimiser
-        optimiser = make_optimiser(objective, stages, recipe)
         encoder = objective.encoder
-        pull = Pull(encoder.backbone, recipe.pretrained_pull)
-        average = _averaged(encoder, recipe.ema)
         best: dict[str, torch.Tensor] = {}
         progress = checkpoint.Progress(self._stage)
-        wrapped, optimiser = fabric.setup(objective, optimiser)
+        wrapped, optimiser = fabric.setup(objective, make_optimiser(objective, stages, recipe))
+        # now that the weights are on the device
+        pull = Pull(encoder.backbone, recipe.pretrained_pull)
+        average = _averaged(encoder, recipe.ema)
         if (saved := checkpoint.load(self._folder)) and saved[0].stage == self._stage:
             progress, states = saved
             objective.load_state_dict(states["objective"])
@@ -153,7 +153,7 @@ class Fit:
         loader = DataLoader(pictures, batch_sampler=batches, num_workers=recipe.compute.workers)
         chance = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
         objective.train()
-        if recipe.optimiser.batch_norm == "frozen":
+        if recipe.optimiser.batch_norm == "frozen" or recipe.optimiser.regime is Regime.FROZEN:
             _freeze_statistics(objective.module.encoder.backbone)
         start = told = time.monotonic()
         total, seen, step = 0.0, 0, epoch * len(batches)

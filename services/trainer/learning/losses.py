@@ -75,7 +75,13 @@ def _make(recipe: LossRecipe, products: int, dimension: int) -> tuple[nn.Module,
             return losses.NormalizedSoftmaxLoss(products, dimension, recipe.temperature), None
         case "arcface" if recipe.centres > 1:
             return (
-                losses.SubCenterArcFaceLoss(products, dimension, margin(20.0), scale(30.0), recipe.centres),
+                losses.SubCenterArcFaceLoss(
+                    num_classes=products,
+                    embedding_size=dimension,
+                    margin=margin(20.0),
+                    scale=scale(30.0),
+                    sub_centers=recipe.centres,
+                ),
                 None,
             )
         case "arcface":

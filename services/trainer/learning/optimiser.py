@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from services.common.errors import InvalidArgument
 from services.trainer.learning.adapters import LowRank, add_adapters
 from services.trainer.learning.encoder import Encoder
 from services.trainer.learning.objective import Objective
@@ -32,6 +33,8 @@ def make_optimiser(
 
     Args:
         stages: of the backbone, from the pixels up.
+
+    Raises InvalidArgument (RECIPE_INVALID) when nothing is left to be trained.
     """
     groups: list[dict[str, Any]] = []
     encoder = objective.encoder
@@ -43,6 +46,11 @@ def make_optimiser(
     head = [*encoder.pooling.parameters(), *encoder.head.parameters()]
     groups += _groups(head, recipe.head_rate, recipe.weight_decay)
     groups += _groups(list(objective.loss.parameters()), recipe.loss_rate, 0.0)
+    if not groups:
+        raise InvalidArgument(
+            "with a frozen backbone, no head, and a loss without weights, nothing is left to be trained",
+            reason="RECIPE_INVALID",
+        )
     return torch.optim.AdamW(groups)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
+from services.common.errors import FailedPrecondition
 from services.common.images import PREPROCESSING
 from services.common.manifest import MODEL_FILE, MODEL_NAME, Manifest
 from services.evaluation.inference import Encoder as OnnxEncoder
@@ -29,6 +32,7 @@ from services.export.quantize import quantize
 from services.photographs.photograph import Photograph
 from services.trainer.events import EventLog
 from services.trainer.learning import reporting
+from services.trainer.learning.adapters import merge_adapters
 from services.trainer.learning.backbones import make_backbone, stages_of
 from services.trainer.learning.checkpoint import Progress
 from services.trainer.learning.data import Data, DataReader
@@ -71,9 +75,10 @@ class Pipeline:
         if not self._fabric.is_global_zero:
             return
         asked = asked_protocols(data.found.splits)
-        before = self._before(asked)
+        published = self._published()
+        before = self._before(asked, published)
         exported = self._export(encoder, data, asked)
-        manifest = self._publish(exported, encoder, asked, before[1] if before else None)
+        manifest = published or self._publish(exported, encoder, asked, before[1] if before else None)
         self._report(data, history, before, exported, manifest, started)
         self._log.emit(
             "finished",
@@ -89,7 +94,7 @@ class Pipeline:
         recipe, fabric, log = self._recipe, self._fabric, self._log
         fabric.seed_everything(recipe.seed, verbose=False)
         backbone = make_backbone(recipe.model.backbone, recipe.model.weights)
-        encoder = Encoder(backbone, recipe.model)
+        encoder = Encoder(backbone, recipe.model).to(fabric.device)
         history: list[contents.Epoch] = []
         unlabelled = self._reader.unlabelled(self._warn) if recipe.data.unlabelled else ()
         if recipe.pretrain.epochs:
@@ -104,6 +109,8 @@ class Pipeline:
                 _features(encoder, self._reader.spread(data, AXES)), project=recipe.model.head == "pca"
             )
         begun = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        # what is drawn from here on is the same whether this process did the pre-training or an earlier one
+        fabric.seed_everything(recipe.seed, verbose=False)
         prepare(encoder, recipe.optimiser.regime)
         log.emit("stage", stage="train", message=f"{recipe.model.backbone}, {recipe.loss.name}")
         curves = SummaryWriter(str(self._run.folder / "tensorboard")) if fabric.is_global_zero else None
@@ -111,12 +118,14 @@ class Pipeline:
         more = self._pseudo_labels(unlabelled, data)
         progress = self._fit("train", encoder, backbone.stages, data, recipe.optimiser.epochs, watch, curves, more)
         history += reporting.epochs("train", progress.history)
+        merge_adapters(encoder)
         if recipe.optimiser.interpolation < 1:
             _interpolate(encoder, begun, recipe.optimiser.interpolation)
         if recipe.prune.share:
             gone = prune(encoder, recipe.prune.share, recipe.model.side)
             log.emit("stage", stage="prune", message=f"{gone:.0%} of the backbone's weights are gone")
             stages = stages_of(encoder.backbone)
+            fabric.seed_everything(recipe.seed, verbose=False)
             progress = self._fit("prune", encoder, stages, data, recipe.prune.epochs, watch, curves, None)
             history += reporting.epochs("prune", progress.history)
         if curves is not None:
@@ -152,9 +161,23 @@ class Pipeline:
 
     # --- what came of it ----------------------------------------------------------------------------------------------
 
-    def _before(self, asked: Sequence[Protocol]) -> tuple[Measured, int, OnnxEncoder] | None:
-        """The newest version there is: measured, its number, and its encoder."""
-        versions = versions_in(self._models)
+    def _published(self) -> Manifest | None:
+        """The version that this run has published already, if it was killed before it was noted."""
+        begun = datetime.fromisoformat(self._run.state().created).replace(microsecond=0)
+        for version in versions_in(self._models):
+            folder = self._models / str(version)
+            with suppress(FailedPrecondition):  # a version without a readable manifest is another's
+                manifest = Manifest.read(folder)
+                # a run that is trained once more has the name of the first
+                if manifest.training_run == self._run.id and datetime.fromisoformat(manifest.created) >= begun:
+                    return verify(folder)
+        return None
+
+    def _before(
+        self, asked: Sequence[Protocol], published: Manifest | None
+    ) -> tuple[Measured, int, OnnxEncoder] | None:
+        """The newest version before this run's own: measured, its number, and its encoder."""
+        versions = [v for v in versions_in(self._models) if published is None or v < published.version]
         if not versions:
             return None
         verify(self._models / str(versions[-1]))
@@ -177,11 +200,6 @@ class Pipeline:
 
     def _publish(self, exported: Exported, encoder: Encoder, asked: Sequence[Protocol], parent: int | None) -> Manifest:
         recipe, main = self._recipe, asked[0]
-        # killed after it was published and before it was noted: the version is there
-        for version in versions_in(self._models):
-            manifest = verify(self._models / str(version))
-            if manifest.training_run == self._run.id:
-                return manifest
         origin = Origin(
             preprocessing=PREPROCESSING,
             backbone=recipe.model.backbone,
@@ -264,9 +282,12 @@ class Pipeline:
 
 def _features(encoder: Encoder, pixels: Pixels) -> torch.Tensor:
     """float32 [n, C] of uint8 [n, S, S, 3]."""
+    device = next(encoder.parameters()).device
     encoder.eval()
     with torch.inference_mode():
-        parts = [encoder.pooled(to_tensor(pixels[start : start + 32])) for start in range(0, len(pixels), 32)]
+        parts = [
+            encoder.pooled(to_tensor(pixels[start : start + 32]).to(device)) for start in range(0, len(pixels), 32)
+        ]
     # a copy, because what inference mode makes can't be trained
     return torch.cat(parts).clone()
 

@@ -83,6 +83,8 @@ def pretrain(
         folder: for the checkpoint.
     """
     epochs = recipe.pretrain.epochs
+    # the head has no part in it: several processes would wait for its gradients
+    encoder.head.requires_grad_(False)
     model = SimSiam(encoder, channels)
     optimiser = torch.optim.AdamW(model.parameters(), recipe.pretrain.rate, weight_decay=recipe.optimiser.weight_decay)
     wrapped, optimiser = fabric.setup(model, optimiser)
@@ -125,4 +127,5 @@ def pretrain(
                 "epoch", stage="pretrain", epochs=epochs, eta_s=(epochs - epoch - 1) * taken, best=False, **figures
             )
         fabric.barrier()
+    encoder.head.requires_grad_(True)
     return progress

@@ -38,7 +38,7 @@ def prune(encoder: Encoder, share: float, side: int) -> float:
     encoder.eval().requires_grad_(True)
     pruner = torch_pruning.pruner.MagnitudePruner(
         encoder,
-        torch.zeros(1, 3, side, side),
+        torch.zeros(1, 3, side, side, device=heads[0].weight.device),
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=share,
         round_to=ROUND_TO,

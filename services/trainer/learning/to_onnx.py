@@ -74,7 +74,8 @@ def _fold_batch_norm(network: nn.Module) -> None:
     for module in list(network.modules()):
         if not isinstance(module, nn.Sequential):
             continue
-        names = list(module._modules)
+        # dropout does nothing here
+        names = [name for name, part in module._modules.items() if not isinstance(part, nn.Dropout)]
         for first, second in pairwise(names):
             one, two = module._modules[first], module._modules[second]
             if isinstance(one, nn.Conv2d) and isinstance(two, nn.BatchNorm2d):
