@@ -122,7 +122,10 @@ def robustness(before: Robustness | None, after: Robustness) -> contents.Robustn
 
 
 def sizes(found: Sequence[Size]) -> list[contents.EmbeddingSize]:
-    return [contents.EmbeddingSize(size.name, size.dimension, size.bytes, size.recall) for size in found]
+    # shorter vectors are points of one curve with the whole ones
+    return [
+        contents.EmbeddingSize(size.name.split(", first")[0], size.dimension, size.bytes, size.recall) for size in found
+    ]
 
 
 def precisions(after: Exported, before: contents.Precision | None) -> list[contents.Precision]:
