@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torchvision
 from onnx import TensorProto, helper
 from onnx2torch.node_converters.pad import OnnxPadStatic
 from safetensors.torch import save_file
@@ -31,8 +32,10 @@ from services.trainer.learning.backbones import (
     make_backbone,
     stages_of,
 )
-from services.trainer.learning.encoder import to_tensor
+from services.trainer.learning.encoder import Encoder, to_tensor
 from services.trainer.learning.extractors import read_extractor, without_contract
+from services.trainer.learning.to_onnx import to_onnx
+from services.trainer.recipe import ModelRecipe
 from tests.trainer import tiny
 
 # it takes three steps of a half before its first block, and is made for 299
@@ -159,8 +162,6 @@ def test_without_a_network_imagenet_weights_are_a_clear_error(
 
 def test_imagenet_weights_are_torchvisions_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its loader finds is what is trained from: here a file that stands for the download."""
-    import torchvision
-
     torch.manual_seed(3)
     state = torchvision.models.resnet18(weights=None).state_dict()
     name = torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
@@ -214,8 +215,6 @@ def test_an_encoder_that_keeps_the_contract_is_taken_apart(tmp_path: Path) -> No
 
 def test_a_version_that_was_trained_here_is_trained_on(tmp_path: Path) -> None:
     """Its head and pooling are in the file too, between the map and the unit vector."""
-    from services.trainer.learning.to_onnx import to_onnx
-
     first = tiny.encoder(tmp_path / "tiny.onnx").eval()
     onnx.save(to_onnx(first, tiny.SIDE), tmp_path / "model_fp32.onnx")
     made = make_backbone(str(tmp_path / "model_fp32.onnx"))
@@ -293,15 +292,7 @@ def test_an_older_opset_is_converted(tmp_path: Path) -> None:
 
 def test_pooled_features_are_a_map_of_one_place(tmp_path: Path) -> None:
     """An extractor that ends in [N, C] is taken as it is."""
-    model = tiny.extractor()
-    maps = model.graph.output.pop().name
-    model.graph.node.append(helper.make_node("GlobalAveragePool", [maps], ["pooled"]))
-    model.graph.node.append(helper.make_node("Flatten", ["pooled"], ["flat"]))
-    model.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", tiny.CHANNELS[-1]]))
-    onnx.save(model, tmp_path / "pooled.onnx")
-    from services.trainer.learning.encoder import Encoder
-    from services.trainer.recipe import ModelRecipe
-
+    onnx.save(tiny.pooled_extractor(), tmp_path / "pooled.onnx")
     made = make_backbone(str(tmp_path / "pooled.onnx"))
     encoder = Encoder(made, ModelRecipe(side=32, dimension=8)).eval()
     pixels = to_tensor(tiny.pixels_of(range(2), range(1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,15 @@ def cross_entropy(logits: Array, labels: npt.NDArray[np.int64], smoothing: float
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
 
-def semi_hard_triplets(embeddings: Array, labels: npt.NDArray[np.int64], margin: float) -> float:
+def semi_hard_triplets(
+    embeddings: Array, labels: npt.NDArray[np.int64], margin: float, anchors: Sequence[int] | None = None
+) -> float:
     """Negatives that are farther than the positive, but not by the margin."""
     apart = distances(embeddings, embeddings)
     found = []
-    for a, first in enumerate(labels):
-        for p in np.flatnonzero((labels == first) & (np.arange(len(labels)) != a)):
-            for n in np.flatnonzero(labels != first):
+    for a in range(len(labels)) if anchors is None else anchors:
+        for p in np.flatnonzero((labels == labels[a]) & (np.arange(len(labels)) != a)):
+            for n in np.flatnonzero(labels != labels[a]):
                 if apart[a, p] < apart[a, n] < apart[a, p] + margin:
                     found.append(apart[a, p] - apart[a, n] + margin)
     assert found, "the batch must have some"
@@ -183,6 +186,14 @@ def test_the_second_batch_is_compared_with_the_first() -> None:
     assert seen == pytest.approx(wanted, rel=1e-5)
     alone = value(of("contrastive"), EMBEDDINGS[other], LABELS[other])
     assert alone < seen - 0.1
+
+
+def test_triplets_with_the_first_batch_are_semi_hard_too() -> None:
+    loss, order = of("triplet", margin=0.5, memory=16), np.array([0, 2, 4, 7, 1, 3, 5, 6])
+    value(loss, EMBEDDINGS[order[:4]], LABELS[order[:4]])
+    seen = value(loss, EMBEDDINGS[order[4:]], LABELS[order[4:]])
+    wanted = semi_hard_triplets(EMBEDDINGS[order], LABELS[order], 0.5, anchors=range(4, 8))
+    assert seen == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -49,13 +49,15 @@ def test_another_side_order_region_or_file_is_decoded_anew(photographs: list[Pho
     turned = decoded(photographs[::-1], 24, tmp_path / "pixels")
     np.testing.assert_array_equal(turned[0], decode_image(photographs[-1].path.read_bytes(), 24))
     region = Region(0.0, 0.0, 0.5, 0.5)
+    whole = decoded(photographs[:1], 24, tmp_path / "pixels")
+    np.testing.assert_array_equal(whole[0], decode_image(photographs[0].path.read_bytes(), 24))
     part = decoded([Photograph(photographs[0].path, "p", region=region)], 24, tmp_path / "pixels")
     np.testing.assert_array_equal(part[0], decode_image(photographs[0].path.read_bytes(), 24, region))
-    assert files() == 4
+    assert files() == 5
     photographs[0].path.write_bytes(tiny.jpeg(tiny.photograph(1, 99)))
     os.utime(photographs[0].path, ns=(1, 1))
     changed = decoded(photographs, 24, tmp_path / "pixels")
-    assert files() == 5
+    assert files() == 6
     np.testing.assert_array_equal(changed[0], decode_image(photographs[0].path.read_bytes(), 24))
 
 

@@ -88,6 +88,15 @@ def test_the_number_of_pictures_is_free(tmp_path: Path) -> None:
         )
 
 
+def test_it_is_free_after_features_without_a_map_too(tmp_path: Path) -> None:
+    onnx.save(tiny.pooled_extractor(), tmp_path / "pooled.onnx")
+    encoder = Encoder(make_backbone(str(tmp_path / "pooled.onnx")), ModelRecipe(side=tiny.SIDE, dimension=8)).eval()
+    made = to_onnx(encoder, tiny.SIDE)
+    assert contract.check(made).features == (tiny.CHANNELS[-1], 1, 1)
+    for count in (1, 2, 5):
+        assert cosine(encoder, made, PIXELS[:count]) >= 0.9999
+
+
 def test_normalisations_are_folded_where_they_can_be(tmp_path: Path) -> None:
     kinds = Counter(node.op_type for node in to_onnx(used(tmp_path, dropout=0.3), tiny.SIDE).graph.node)
     assert kinds["Conv"] == 3

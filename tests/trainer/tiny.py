@@ -148,15 +148,28 @@ def extractor(seed: int = 0, channels: Sequence[int] = CHANNELS, batch_norm: boo
     return model
 
 
+def pooled_extractor(seed: int = 0) -> onnx.ModelProto:
+    """The same up to vectors, [N, C]."""
+    model = _with_pool(extractor(seed), CHANNELS[-1])
+    model.graph.node.append(helper.make_node("Flatten", ["pooled"], ["flat"], "flat"))
+    model.graph.output.pop()
+    model.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", CHANNELS[-1]]))
+    return model
+
+
 def contract_encoder(seed: int = 0, channels: Sequence[int] = CHANNELS, side: int = SIDE) -> onnx.ModelProto:
     """The same with a pool, and the encoder contract around it."""
-    model = extractor(seed, channels)
-    maps = model.graph.output.pop().name
-    model.graph.node.append(helper.make_node("GlobalAveragePool", [maps], ["pooled"], "pool"))
-    model.graph.output.append(helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["N", channels[-1], 1, 1]))
+    model = _with_pool(extractor(seed, channels), channels[-1])
     for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_value = side
     return contract.wrap(model, NORMALISATION)
+
+
+def _with_pool(model: onnx.ModelProto, channels: int) -> onnx.ModelProto:
+    maps = model.graph.output.pop().name
+    model.graph.node.append(helper.make_node("GlobalAveragePool", [maps], ["pooled"], "pool"))
+    model.graph.output.append(helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["N", channels, 1, 1]))
+    return model
 
 
 def write_backbone(path: Path, seed: int = 0) -> Path:
