@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from services.trainer.recipe import read_recipe
 from tests.trainer import tiny
+from tests.trainer.trained import EPOCHS, Trained, lookalike
 
 # the training process itself shows no warnings of libraries: it can't act on them
 WARNINGS_OF_LIBRARIES = ("ignore::DeprecationWarning:torchvision", "ignore:Unwrapped parameters:UserWarning")
@@ -42,3 +45,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a network of three convolutions."""
     return tiny.write_backbone(tmp_path_factory.mktemp("backbone") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def trained(shop: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """By the command that an operator types."""
+    folder = tmp_path_factory.mktemp("trained")
+    file = tiny.write_recipe(folder / "tiny.toml", tiny.recipe(shop, backbone, optimiser={"epochs": EPOCHS}))
+    arguments = ("train", file.name, "--runs", "runs", "--repository", "models", "--python", sys.executable)
+    return Trained(folder, read_recipe(file), arguments, lookalike(folder, *arguments))
