@@ -5,7 +5,8 @@ it comes), and a search that must see the newest write ("Strong") waits for the 
 waits instead, once, and searches ask for no more than Milvus' "Bounded": all that is older than 5 s. That covers what a
 Milvus that has just been restarted may not have applied again; what this process wrote within those 5 s is asked for
 by its timestamp, and so is `after_ts`, for a caller who knows of somebody else's write. It needs one replica of the
-collection in memory, which is what `ensure_loaded` asks for: a second one would not know that the first is up to date.
+collection in memory, which is what `Collections.ensure_loaded` asks for: a second one would not know that the first
+is up to date.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
-from pymilvus import AsyncMilvusClient, MilvusClient, MilvusException
+from pymilvus import AsyncMilvusClient
 
-from services.backends import index_rows, index_schema
+from services.backends import index_rows
+from services.backends.collections import Collections
 from services.backends.filter_expressions import ascii_only
 from services.backends.index_rows import Hit, Row, Vector
 from services.backends.index_schema import IMAGE_COLUMNS, MAX_LIMIT, PRODUCT_COLUMNS, VECTOR, Collection, both, literal
-from services.backends.milvus import CollectionNotFound, CollectionNotLoaded, IndexSettings, Milvus
-from services.common.errors import FailedPrecondition
+from services.backends.milvus import CollectionNotLoaded, IndexSettings, Milvus
 
 __all__ = ["MAIN_IMAGES", "MAX_LIMIT", "Collection", "Hit", "Index", "IndexSettings", "Row", "Vector"]
 
@@ -59,7 +60,7 @@ class Index:
         # Milvus Lite loses writes that come at the same time
         self._write_locks: dict[str, asyncio.Lock] = {}
         self._is_lite: bool | None = None
-        self._load_locks: dict[str, asyncio.Lock] = {}
+        self.collections = Collections(settings, self._milvus)
         # by collection: timestamp of the last write that searches were seen to see, and when (monotonic)
         self._written: dict[str, tuple[int, float]] = {}
 
@@ -75,96 +76,6 @@ class Index:
     async def version(self) -> str:
         """The server's version. The cheapest sign of life."""
         return str(await self._milvus.call(lambda client: client.get_server_version()))
-
-    # -- collections ---------------------------------------------------------------------------------------------
-
-    async def resolve(self) -> Collection | None:
-        """The serving collection: what the alias points to. None before the first start is complete."""
-        return await self.describe(self._settings.alias)
-
-    async def describe(self, name: str) -> Collection | None:
-        """The collection of a name or an alias. None when there is none, or it is not ours."""
-        try:
-            found = await self._milvus.call(lambda client: client.describe_collection(name))
-        except CollectionNotFound:
-            return None
-        return Collection.from_properties(found["collection_name"], found["properties"])
-
-    async def create_collection(self, version: int, dimension: int, preprocessing: str) -> Collection:
-        """The collection of an encoder version: made if there is none, indexed and loaded. Several may call at once.
-
-        Raises:
-            FailedPrecondition: it is there already, for another dimension or preprocessing.
-        """
-        wanted = Collection.of(version, dimension, preprocessing)
-        limit_s = self._settings.admin_timeout_s
-        await self._milvus.call_blocking(lambda client, timeout_s: self._create(client, wanted, timeout_s), limit_s)
-        await self.ensure_loaded(wanted.name)
-        made = await self.describe(wanted.name)
-        if made is None or made.properties != wanted.properties:
-            raise FailedPrecondition(
-                f"collection {wanted.name} was made for {made and made.properties}, not for {wanted.properties}",
-                reason="COLLECTION_MISMATCH",
-            )
-        return made
-
-    def _create(self, client: MilvusClient, wanted: Collection, timeout_s: float) -> None:
-        """In a thread: the asynchronous client can't index on Milvus Lite (it needs AllocTimestamp)."""
-        if not client.has_collection(wanted.name, timeout=timeout_s):
-            try:
-                client.create_collection(
-                    wanted.name,
-                    schema=index_schema.schema(wanted.dimension),
-                    # rows of one write go to one shard and are applied together
-                    num_shards=1,
-                    consistency_level="Bounded",
-                    properties=wanted.properties,
-                    timeout=timeout_s,
-                )
-            except MilvusException:
-                if not client.has_collection(wanted.name, timeout=timeout_s):
-                    raise
-        indexes = index_schema.indexes(
-            client.get_server_version(), self._settings.hnsw_m, self._settings.hnsw_ef_construction
-        )
-        for column, params in indexes.items():
-            if column in client.list_indexes(wanted.name):
-                continue
-            try:
-                client.create_index(wanted.name, params, timeout=timeout_s)
-            except MilvusException:
-                if column not in client.list_indexes(wanted.name):
-                    raise
-
-    async def set_alias(self, collection_name: str) -> None:
-        """Makes this the serving collection."""
-        alias = self._settings.alias
-        current = await self.resolve()
-        if current is None:
-            try:
-                await self._milvus.call(lambda client: client.create_alias(collection_name, alias))
-                return
-            except Exception:
-                current = await self.resolve()
-                if current is None:
-                    raise
-        if current.name != collection_name:
-            await self._milvus.call(lambda client: client.alter_alias(collection_name, alias))
-
-    async def ensure_loaded(self, name: str) -> None:
-        """Returns when the collection is in memory and can be searched."""
-        async with self._load_locks.setdefault(name, asyncio.Lock()):
-            await self._milvus.call_blocking(
-                lambda client, timeout_s: client.load_collection(name, replica_number=1, timeout=timeout_s),
-                self._settings.admin_timeout_s,
-            )
-
-    async def renew_fence(self, collection_name: str, token: str) -> None:
-        """Stores the token as the collection's fence, durably."""
-        properties = index_schema.fence_property(token)
-        # twice: Milvus 2.3 shows the new properties at once, but stores those from before the call
-        for _ in range(2):
-            await self._milvus.call(lambda client: client.alter_collection_properties(collection_name, properties))
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -383,7 +294,7 @@ class Index:
             return await self._milvus.call(request, timeout_s)
         except CollectionNotLoaded:
             # Milvus Lite does not load by itself what was loaded before a restart
-            await self.ensure_loaded(name)
+            await self.collections.ensure_loaded(name)
             return await self._milvus.call(request, timeout_s)
 
 

@@ -6,6 +6,7 @@ The limits of `services.common.products` count characters, Milvus counts bytes: 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
@@ -54,6 +55,8 @@ class Collection:
         dimension: D of its vectors.
         preprocessing: id of what was done to the pictures.
         fence: a token that voids cached results when it changes; "" when there was none yet.
+        gap: id of a change log that lacks a write to this collection; "": none does.
+        state: what the rollout service tells gateways, as `services.common.rollout_state`; "" before the first rollout.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Collection:
     dimension: int
     preprocessing: str
     fence: str = ""
+    gap: str = ""
+    state: str = ""
 
     @classmethod
     def of(cls, model_version: int, dimension: int, preprocessing: str) -> Collection:
@@ -75,7 +80,9 @@ class Collection:
                 model_version=int(properties[f"{_PROPERTY_PREFIX}model_version"]),
                 dimension=int(properties[f"{_PROPERTY_PREFIX}dimension"]),
                 preprocessing=properties[f"{_PROPERTY_PREFIX}preprocessing"],
-                fence=properties.get(f"{_PROPERTY_PREFIX}fence", ""),
+                fence=property_of(properties, "fence"),
+                gap=property_of(properties, "gap"),
+                state=property_of(properties, "state"),
             )
         except (KeyError, ValueError):
             return None
@@ -89,8 +96,18 @@ class Collection:
         }
 
 
-def fence_property(token: str) -> dict[str, str]:
-    return {f"{_PROPERTY_PREFIX}fence": token}
+def is_ours(collection_name: str) -> bool:
+    return collection_name.removeprefix(_COLLECTION_PREFIX).isdigit() and collection_name.startswith(_COLLECTION_PREFIX)
+
+
+def named_properties(properties: Mapping[str, str]) -> dict[str, str]:
+    """With our prefix."""
+    return {f"{_PROPERTY_PREFIX}{name}": value for name, value in properties.items()}
+
+
+def property_of(properties: Mapping[str, str], name: str) -> str:
+    """The value of a property of ours; "" when there is none."""
+    return properties.get(f"{_PROPERTY_PREFIX}{name}", "")
 
 
 def schema(dimension: int) -> CollectionSchema:

@@ -92,7 +92,11 @@ class CachedSearch:
             )
         if token.collection == serving.name:
             return serving
-        pinned = await self._index.describe(token.collection) if _COLLECTION_NAME.match(token.collection) else None
+        pinned = (
+            await self._index.collections.describe(token.collection)
+            if _COLLECTION_NAME.match(token.collection)
+            else None
+        )
         if pinned is None:
             raise InvalidArgument(
                 "the collection of this page token is gone: search again from the first page",

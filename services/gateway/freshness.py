@@ -41,7 +41,7 @@ class Freshness:
     async def _renew(self, collection_names: list[str]) -> Sequence[None]:
         if not await self._cache.renew_epoch():
             for name in sorted(set(collection_names)):
-                await self._index.renew_fence(name, secrets.token_hex(8))
+                await self._index.collections.keep(name, {"fence": secrets.token_hex(8)})
             await self._serving.refresh()
             await asyncio.sleep(self._max_age_s)
         return [None] * len(collection_names)

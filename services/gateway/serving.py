@@ -81,10 +81,10 @@ class Serving:
         complained = ""
         while True:
             try:
-                collection = await self._index.resolve()
+                collection = await self._index.collections.resolve()
                 if collection is None:
                     collection = await self._first_collection()
-                await self._index.ensure_loaded(collection.name)
+                await self._index.collections.ensure_loaded(collection.name)
                 await self._verify(collection)
                 await self.refresh()
                 return
@@ -99,7 +99,7 @@ class Serving:
     async def refresh(self) -> Collection:
         """Reads the serving pair now. Raises Unavailable when there is none or the index does not answer."""
         began = time.monotonic()
-        collection = await self._index.resolve()
+        collection = await self._index.collections.resolve()
         if collection is None:
             raise Unavailable("the alias of the serving collection is gone", reason="INDEX_UNAVAILABLE")
         if collection.model_version not in self._sides:
@@ -129,8 +129,10 @@ class Serving:
                 reason="MODEL_MISSING",
             )
         manifest = Manifest.read(self._repository / str(versions[-1]))
-        collection = await self._index.create_collection(manifest.version, manifest.dimension, manifest.preprocessing)
-        await self._index.set_alias(collection.name)
+        collection = await self._index.collections.create_collection(
+            manifest.version, manifest.dimension, manifest.preprocessing
+        )
+        await self._index.collections.set_alias(collection.name)
         _log.info("first start", extra={"facts": {"collection": collection.name}})
         return collection
 

@@ -62,13 +62,13 @@ async def other(milvus_uri: str) -> AsyncIterator[Index]:
 
 @pytest.fixture(scope="module")
 async def collection(index: Index) -> Collection:
-    return await index.create_collection(version(), DIMENSION, "fit-224-v1")
+    return await index.collections.create_collection(version(), DIMENSION, "fit-224-v1")
 
 
 @pytest.fixture(scope="module")
 async def stocked(index: Index) -> tuple[Collection, list[Row]]:
     """A collection of 300 products with one to three images, and its rows."""
-    collection = await index.create_collection(version(), DIMENSION, "fit-224-v1")
+    collection = await index.collections.create_collection(version(), DIMENSION, "fit-224-v1")
     random_ = random.Random(7)
     rows = []
     for number in range(300):
@@ -258,38 +258,38 @@ async def test_several_gateways_start_at_once(milvus_uri: str) -> None:
     shared = settings(milvus_uri)
     number = version()
     async with Index(shared) as one, Index(shared) as two:
-        assert await one.resolve() is None
+        assert await one.collections.resolve() is None
 
         async def start(index: Index) -> Collection:
-            made = await index.create_collection(number, DIMENSION, "fit-224-v1")
-            await index.set_alias(made.name)
+            made = await index.collections.create_collection(number, DIMENSION, "fit-224-v1")
+            await index.collections.set_alias(made.name)
             return made
 
         made = await asyncio.gather(start(one), start(two))
         assert made == [Collection(f"products_m{number}", number, DIMENSION, "fit-224-v1")] * 2
-        assert await one.resolve() == await two.resolve() == made[0]
+        assert await one.collections.resolve() == await two.collections.resolve() == made[0]
         assert await start(one) == made[0]
         with pytest.raises(FailedPrecondition, match=f"products_m{number}"):
-            await one.create_collection(number, DIMENSION + 1, "fit-224-v1")
+            await one.collections.create_collection(number, DIMENSION + 1, "fit-224-v1")
 
 
 async def test_the_alias_is_switched_for_every_client(milvus_uri: str) -> None:
     shared = settings(milvus_uri)
     async with Index(shared) as one, Index(shared) as two:
-        old = await one.create_collection(version(), DIMENSION, "fit-224-v1")
-        new = await one.create_collection(version(), DIMENSION * 2, "fit-256-v1")
-        await one.set_alias(old.name)
-        assert await two.resolve() == old
-        await one.set_alias(new.name)
-        assert await two.resolve() == new
-        assert await two.describe(old.name) == old
-        assert await two.describe("products_m0") is None
+        old = await one.collections.create_collection(version(), DIMENSION, "fit-224-v1")
+        new = await one.collections.create_collection(version(), DIMENSION * 2, "fit-256-v1")
+        await one.collections.set_alias(old.name)
+        assert await two.collections.resolve() == old
+        await one.collections.set_alias(new.name)
+        assert await two.collections.resolve() == new
+        assert await two.collections.describe(old.name) == old
+        assert await two.collections.describe("products_m0") is None
 
 
 async def test_the_fence_is_seen_by_every_client(index: Index, other: Index, collection: Collection) -> None:
     for token in ("first", "second"):
-        await index.renew_fence(collection.name, token)
-        seen = await other.describe(collection.name)
+        await index.collections.keep(collection.name, {"fence": token})
+        seen = await other.collections.describe(collection.name)
         assert seen == replace(collection, fence=token)
 
 
@@ -326,7 +326,7 @@ async def test_no_server_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     async with Index(IndexSettings(uri=f"http://127.0.0.1:{port}", timeout_s=2)) as index:
-        for call in (index.version(), index.resolve(), index.search(ABSENT, unit(0), 1)):
+        for call in (index.version(), index.collections.resolve(), index.search(ABSENT, unit(0), 1)):
             with pytest.raises(Unavailable) as error:
                 await call
             assert error.value.reason == "INDEX_UNAVAILABLE"

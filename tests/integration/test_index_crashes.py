@@ -96,14 +96,14 @@ async def again(index: Index, collection: Collection) -> None:
 
 async def test_milvus_is_killed_while_products_are_written(engine: Engine) -> None:
     async with Index(IndexSettings(uri=engine.uri, timeout_s=3)) as index:
-        collection = await index.create_collection(1, DIMENSION, "fit-224-v1")
-        await index.set_alias(collection.name)
+        collection = await index.collections.create_collection(1, DIMENSION, "fit-224-v1")
+        await index.collections.set_alias(collection.name)
         writers = [Writer(index, collection, number) for number in range(4)]
         for kill in range(KILLS[engine.name]):
             tasks = [asyncio.create_task(writer.run()) for writer in writers]
             try:
                 await asyncio.sleep(1.5)
-                await index.renew_fence(collection.name, f"fence {kill}")
+                await index.collections.keep(collection.name, {"fence": f"fence {kill}"})
                 await engine.supervisor.kill()
 
                 began = time.monotonic()
@@ -118,7 +118,7 @@ async def test_milvus_is_killed_while_products_are_written(engine: Engine) -> No
 
             await engine.supervisor.ready(120)
             await again(index, collection)
-            found = await index.resolve()
+            found = await index.collections.resolve()
             assert found is not None
             assert (found.name, found.fence) == (collection.name, f"fence {kill}")
             for writer in writers:

@@ -1,0 +1,102 @@
+"""The change log: which products were written while a second collection follows the first, as a Redis stream.
+
+An entry says "this product may have changed", never how: whoever reads it copies the product as it is then. So entries may
+come twice, in any order, and too many. None may be missing: see `intact`, and docs/decisions/0008.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as redis
+
+from services.backends.coordination import Coordination
+from services.common.batching import Batcher
+
+START = "0-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`id`: its place, in the order of `place`. `collection`: the one that was written."""
+
+    id: str
+    product: str
+    collection: str
+
+
+def place(entry_id: str) -> tuple[int, int]:
+    """An entry's id as something that compares."""
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+class ChangeLog:
+    """All logs of this Redis, by their ids. Every method raises Unavailable when Redis does not answer."""
+
+    def __init__(self, coordination: Coordination) -> None:
+        self._coordination = coordination
+        self._appends: Batcher[tuple[str, str, str], None] = Batcher(self._append, max_items=128)
+
+    async def open(self, log: str) -> str:
+        """Begins a log; the server's run id, which `intact` wants to see again."""
+        run_id = await self._coordination.run_id()
+        await self._coordination.call(lambda client: client.set(self._mark(log), run_id))
+        return run_id
+
+    async def append(self, log: str, product: str, collection: str) -> None:
+        """Enters a product. Raises Unavailable when that is not certain."""
+        await self._appends.submit((log, product, collection))
+
+    async def read(self, log: str, after: str = START, count: int = 500) -> list[Entry]:
+        """The first entries behind `after`, in their order."""
+        found = await self._coordination.call(
+            lambda client: client.xrange(self._stream(log), min=f"({after}", max="+", count=count)
+        )
+        return [
+            Entry(id=entry_id.decode(), product=fields[b"p"].decode(), collection=fields[b"c"].decode())
+            for entry_id, fields in found
+        ]
+
+    async def last(self, log: str) -> str:
+        """The place of the newest entry."""
+        found = await self._coordination.call(lambda client: client.xrevrange(self._stream(log), count=1))
+        return str(found[0][0].decode()) if found else START
+
+    async def trim(self, log: str, through: str) -> None:
+        """Forgets the entries up to and including `through`."""
+        milliseconds, number = place(through)
+        await self._coordination.call(
+            lambda client: client.xtrim(self._stream(log), minid=f"{milliseconds}-{number + 1}", approximate=False)
+        )
+
+    async def intact(self, log: str, run_id: str) -> bool:
+        """Whether no entry can have been lost since `open`: the same server process, and nobody emptied it.
+
+        A server that was started again may have lost its last second; one that was flushed lost the mark too, and
+        nobody but `open` sets it.
+        """
+        mark = await self._coordination.call(lambda client: client.get(self._mark(log)))
+        return mark is not None and mark.decode() == run_id and await self._coordination.run_id() == run_id
+
+    async def close(self, log: str) -> None:
+        """Forgets the log."""
+        await self._coordination.call(lambda client: client.delete(self._stream(log), self._mark(log)))
+
+    async def _append(self, batch: list[tuple[str, str, str]]) -> Sequence[None]:
+        async def add(client: redis.Redis) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            for log, product, collection in batch:
+                pipeline.xadd(self._stream(log), {"p": product, "c": collection})
+            return await pipeline.execute()
+
+        await self._coordination.call(add)
+        return [None] * len(batch)
+
+    def _stream(self, log: str) -> str:
+        return self._coordination.key("changes", log)
+
+    def _mark(self, log: str) -> str:
+        return self._coordination.key("changes", log, "run-id")
