@@ -1,7 +1,7 @@
 """The change log: which products were written while a second collection follows the first, as a Redis stream.
 
-An entry says "this product may have changed", never how: whoever reads it copies the product as it is then. So entries may
-come twice, in any order, and too many. None may be missing: see `intact`, and docs/decisions/0008.
+An entry says "this product may have changed", never how: whoever reads it copies the product as it is then. So
+entries may come twice, in any order, and too many. None may be missing: see `intact`, and docs/decisions/0008.
 """
 
 from __future__ import annotations
