@@ -26,11 +26,14 @@ from services.backends.filter_expressions import ascii_only
 from services.backends.index_rows import Hit, Row, Vector
 from services.backends.index_schema import IMAGE_COLUMNS, MAX_LIMIT, PRODUCT_COLUMNS, VECTOR, Collection, both, literal
 from services.backends.milvus import CollectionNotLoaded, IndexSettings, Milvus
+from services.common.products import MAX_IMAGES
 
-__all__ = ["MAIN_IMAGES", "MAX_LIMIT", "Collection", "Hit", "Index", "IndexSettings", "Row", "Vector"]
+__all__ = ["DISCARDED", "MAIN_IMAGES", "MAX_LIMIT", "Collection", "Hit", "Index", "IndexSettings", "Row", "Vector"]
 
 # expression for one image of every product
 MAIN_IMAGES = "position == 0"
+# behind every image a product may have; rows that only wait for their deletion stand there
+DISCARDED = MAX_IMAGES
 
 T = TypeVar("T")
 
