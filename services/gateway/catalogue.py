@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from services.backends.image_store import ImageStore
 from services.backends.index import DISCARDED, Collection, Index, Row
@@ -24,13 +23,12 @@ from services.common.errors import AlreadyChanged, InvalidArgument, InvalidImage
 from services.common.images import MAX_BYTES
 from services.common.products import IMAGE_ID, MAX_IMAGES, MAX_URI_CHARS, Product, ProductImage, Region, check_product
 from services.common.telemetry import Metrics
+from services.common.to_the_end import to_the_end
 from services.gateway.embedding import Embedder, Picture
 from services.gateway.freshness import Freshness
 from services.gateway.serving import Serving
 from services.gateway.settings import CatalogSettings
 from services.gateway.writes import Writes
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +175,7 @@ class Catalogue:
         """Writes and removes rows of one product; False: another collection serves by now, and the write must be done
         again there (docs/decisions/0008)."""
         with self._metrics.stage("write"):
-            return await _to_the_end(self._committed(product_id, collection, written, deleted))
+            return await to_the_end(self._committed(product_id, collection, written, deleted))
 
     async def _committed(
         self, product_id: str, collection: Collection, written: list[Row], deleted: Sequence[Row]
@@ -310,16 +308,6 @@ def product_of(rows: Sequence[Row]) -> Product | None:
     """The product that these rows, all of one product, make up."""
     images = tuple(row.image for row in rows if row.position != DISCARDED)
     return rows[0].product.with_images(images) if images else None
-
-
-async def _to_the_end(work: Coroutine[None, None, T]) -> T:
-    """Runs what must not stop half-way: a caller that goes away is let go when the work is done."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _behind(product_id: str) -> str:
