@@ -25,6 +25,8 @@ _POLL_S = 0.05
 _RETRY_S = 1.0
 _LOOK_S = 1.0
 _READ = 256
+# entries that the next look at the log is over in no time with
+_CLOSE = 16
 # stretches of the comparison that are copied at a time
 _COPIES = 3
 _ACKNOWLEDGE_S = 30.0
@@ -33,7 +35,7 @@ _ACKNOWLEDGE_S = 30.0
 class Follower:
     """Use as `async with`: entering starts it. `copied` and `caught_up` wait for how far it is.
 
-    Only while nothing else copies between these two collections may a check or a switch run: `paused`.
+    It must not run while a check or a switch does: they need the entries that it forgets, and copy by themselves.
     """
 
     def __init__(
@@ -54,10 +56,8 @@ class Follower:
         self._query_version = query_version
         self._copied = asyncio.Event()
         self._cursor = START
-        # how often there was nothing to follow
-        self._times_empty = 0
-        # entries are kept from here on; "": what was copied is forgotten
-        self.kept_from = ""
+        # how often there was next to nothing to follow
+        self._times_close = 0
         self.problem = ""
         self.progress = Progress()
         self._task: asyncio.Task[None] | None = None
@@ -87,10 +87,13 @@ class Follower:
         await self._copied.wait()
 
     async def caught_up(self) -> None:
-        """Returns once everything was copied and there was nothing left to follow after that."""
+        """Returns once everything was copied and there was next to nothing left to follow after that.
+
+        Not "nothing": while the catalogue is written all the time, there always is something.
+        """
         await self._copied.wait()
-        seen = self._times_empty
-        while not self._copied.is_set() or self._times_empty == seen:  # noqa: ASYNC110 - a number is waited for
+        seen = self._times_close
+        while not self._copied.is_set() or self._times_close == seen:  # noqa: ASYNC110 - a number is waited for
             await asyncio.sleep(_POLL_S)
 
     async def _run(self) -> None:
@@ -102,7 +105,6 @@ class Follower:
             except LogLost as error:
                 self._paused(error)
                 self._copied.clear()
-                self.kept_from = ""
             except LookalikeError as error:
                 self._paused(error)
             except Exception as error:
@@ -162,7 +164,7 @@ class Follower:
         async def copy(compared: int, ids: list[str]) -> None:
             nonlocal done, copied_rows
             try:
-                copied_rows += await self.mirror.copy(ids)
+                copied_rows += await self.mirror.copy(ids, paced=True)
             finally:
                 slots.release()
             done += compared
@@ -191,15 +193,14 @@ class Follower:
         while True:
             entries = await self._log.read(log, self._cursor, _READ)
             if entries:
-                waiting = await self._log.length(log) if not self.kept_from else len(entries)
-                self.progress = self._with_backlog(waiting)
+                self.progress = self._with_backlog(await self._log.length(log))
                 await self.mirror.copy(entry.product for entry in entries)
                 self._cursor = entries[-1].id
-                if not self.kept_from:
-                    await self._log.trim(log, self._cursor)
+                await self._log.trim(log, self._cursor)
+                self._times_close += len(entries) <= _CLOSE
             else:
                 self.progress = self._with_backlog(0)
-                self._times_empty += 1
+                self._times_close += 1
                 await asyncio.sleep(_POLL_S)
             if time.monotonic() - looked_at > _LOOK_S:
                 await self._agreement.log_is_whole(self._board.collection, self._board.state)

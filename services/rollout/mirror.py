@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from services.common.errors import InvalidImage, NotFound
 from services.common.images import ImageDecoder
 from services.common.products import ProductImage
 from services.common.to_the_end import to_the_end
-from services.rollout.pace import Pace
+from services.rollout.pace import IDLE_BATCH, Pace
 
 # what decides a vector: the sha256 of the bytes, and the part of the picture that is looked at
 Picture = tuple[str, tuple[float, ...]]
@@ -100,10 +100,13 @@ class Mirror:
                 compared, found = 0, {}
         yield compared, list(found)
 
-    async def copy(self, product_ids: Iterable[str]) -> int:
+    async def copy(self, product_ids: Iterable[str], *, paced: bool = False) -> int:
         """Makes these products in the target what they are in the source; products that the source lacks are removed.
 
         Images whose original is missing are left out, and are in `missing` then.
+
+        Args:
+            paced: yield to searches, as a backfill does. What follows writes must not: it would fall behind them.
 
         Returns:
             How many rows were written.
@@ -117,18 +120,18 @@ class Mirror:
 
         async def one(group: list[str]) -> int:
             async with slots:
-                return await self._copy(group)
+                return await self._copy(group, paced)
 
         return sum(await _all_or_first_error([one(group) for group in groups]))
 
-    async def _copy(self, group: list[str]) -> int:
+    async def _copy(self, group: list[str], paced: bool) -> int:
         async with self._alone(group):
             source = await self._index.product_rows(self.source, group, vectors=False)
             target = await self._index.product_rows(self.target, group, vectors=True)
             plan = _Plan()
             for product_id in group:
                 self._plan(plan, source.get(product_id, []), target.get(product_id, []))
-            vectors, missing = await self._embed(plan.wanted)
+            vectors, missing = await self._embed(plan.wanted, paced)
             # a write that was sent and forgotten could land on top of a later one
             return await to_the_end(self._write(plan, vectors, missing, target))
 
@@ -171,14 +174,16 @@ class Mirror:
             plan.rows.append(replace(row, vector=vector))
         plan.surplus += [(row.product.id, row.image.id) for row in target if row.key not in kept]
 
-    async def _embed(self, wanted: dict[Picture, ProductImage]) -> tuple[dict[Picture, Vector], set[Picture]]:
+    async def _embed(
+        self, wanted: dict[Picture, ProductImage], paced: bool
+    ) -> tuple[dict[Picture, Vector], set[Picture]]:
         """Vectors by picture, and the pictures whose original is missing or can't be read any more."""
         vectors: dict[Picture, Vector] = {}
         missing = set()
         pictures = list(wanted.items())
         start = 0
         while start < len(pictures):
-            size = self._pace.batch
+            size = self._pace.batch if paced else IDLE_BATCH
             batch, pixels = [], []
             loaded = await asyncio.gather(*(self._load(image) for _, image in pictures[start : start + size]))
             for (picture, _), decoded in zip(pictures[start : start + size], loaded, strict=True):
@@ -188,7 +193,7 @@ class Mirror:
                     batch.append(picture)
                     pixels.append(decoded)
             if batch:
-                async with self._pace.turn():
+                async with self._pace.turn() if paced else nullcontext():
                     found = await self._encoder.embed(np.stack(pixels), self.target.model_version)
                 vectors |= dict(zip(batch, found, strict=True))
             start += size
