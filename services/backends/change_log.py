@@ -40,11 +40,10 @@ class ChangeLog:
         self._coordination = coordination
         self._appends: Batcher[tuple[str, str, str], None] = Batcher(self._append, max_items=128)
 
-    async def open(self, log: str) -> str:
-        """Begins a log; the server's run id, which `intact` wants to see again."""
+    async def open(self, log: str) -> None:
+        """Begins a log, before anybody is told of it."""
         run_id = await self._coordination.run_id()
         await self._coordination.call(lambda client: client.set(self._mark(log), run_id))
-        return run_id
 
     async def append(self, log: str, product: str, collection: str) -> None:
         """Enters a product. Raises Unavailable when that is not certain."""
@@ -60,6 +59,10 @@ class ChangeLog:
             for entry_id, fields in found
         ]
 
+    async def length(self, log: str) -> int:
+        """How many entries there are."""
+        return int(await self._coordination.call(lambda client: client.xlen(self._stream(log))))
+
     async def last(self, log: str) -> str:
         """The place of the newest entry."""
         found = await self._coordination.call(lambda client: client.xrevrange(self._stream(log), count=1))
@@ -72,14 +75,14 @@ class ChangeLog:
             lambda client: client.xtrim(self._stream(log), minid=f"{milliseconds}-{number + 1}", approximate=False)
         )
 
-    async def intact(self, log: str, run_id: str) -> bool:
+    async def intact(self, log: str) -> bool:
         """Whether no entry can have been lost since `open`: the same server process, and nobody emptied it.
 
         A server that was started again may have lost its last second; one that was flushed lost the mark too, and
         nobody but `open` sets it.
         """
         mark = await self._coordination.call(lambda client: client.get(self._mark(log)))
-        return mark is not None and mark.decode() == run_id and await self._coordination.run_id() == run_id
+        return mark is not None and mark.decode() == await self._coordination.run_id()
 
     async def close(self, log: str) -> None:
         """Forgets the log."""

@@ -23,14 +23,28 @@ from pymilvus import AsyncMilvusClient
 from services.backends import index_rows
 from services.backends.collections import Collections
 from services.backends.filter_expressions import ascii_only
-from services.backends.index_rows import Hit, Row, Vector
+from services.backends.index_rows import Fingerprint, Hit, Row, Vector
 from services.backends.index_schema import IMAGE_COLUMNS, MAX_LIMIT, PRODUCT_COLUMNS, VECTOR, Collection, both, literal
 from services.backends.milvus import CollectionNotLoaded, IndexSettings, Milvus
+from services.common.products import MAX_IMAGES
 
-__all__ = ["MAIN_IMAGES", "MAX_LIMIT", "Collection", "Hit", "Index", "IndexSettings", "Row", "Vector"]
+__all__ = [
+    "DISCARDED",
+    "MAIN_IMAGES",
+    "MAX_LIMIT",
+    "Collection",
+    "Fingerprint",
+    "Hit",
+    "Index",
+    "IndexSettings",
+    "Row",
+    "Vector",
+]
 
 # expression for one image of every product
 MAIN_IMAGES = "position == 0"
+# behind every image a product may have; rows that only wait for their deletion stand there
+DISCARDED = MAX_IMAGES
 
 T = TypeVar("T")
 
@@ -38,6 +52,7 @@ _FILTERED_EF = 512
 _MAX_EF = 32_768
 _ROW_COLUMNS = [*PRODUCT_COLUMNS, *IMAGE_COLUMNS]
 _HIT_COLUMNS = [*PRODUCT_COLUMNS, "image", "sha256", "uri", "region"]
+_FINGERPRINT_COLUMNS = ["id", "product", "sha256", "region", "position", "update_time"]
 # how far "Bounded" lies behind (Milvus' common.gracefulTime)
 _BOUNDED_S = 5.0
 # of one write: Milvus' messages hold 5 MB, and what is in one message is applied as a whole
@@ -135,6 +150,21 @@ class Index:
     ) -> list[Row]:
         """The first rows that match behind `after_key`, at most `limit`, in the order of their keys; no vectors."""
         return await self._scan(collection, expression, after_key, limit, _ROW_COLUMNS, timeout_s)
+
+    async def fingerprints(self, collection: Collection, after_key: str, limit: int) -> list[Fingerprint]:
+        """What the first rows behind `after_key` hold, at most `limit`, in the order of their keys."""
+        found = await self._read(
+            collection.name,
+            lambda client: client.query(
+                collection.name,
+                filter=f"id > {literal(after_key)}",
+                output_fields=_FINGERPRINT_COLUMNS,
+                limit=min(limit, MAX_LIMIT),
+                iterator="True",
+            ),
+            None,
+        )
+        return await asyncio.to_thread(index_rows.to_fingerprints, found)
 
     async def product_rows(
         self,

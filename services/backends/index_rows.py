@@ -40,6 +40,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells one content of a row from another, without its vector: the update time rises with every write."""
+
+    key: str
+    product_id: str
+    sha256: str
+    region: tuple[float, ...]
+    position: int
+    update_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """An image that a search found.
 
@@ -97,6 +109,21 @@ def to_rows(found: Any) -> list[Row]:
     if vectors is None:
         return [to_row(columns) for columns in found]
     return [to_row(columns, vector) for columns, vector in zip(found, vectors, strict=True)]
+
+
+def to_fingerprints(found: Any) -> list[Fingerprint]:
+    """Of the rows of what a query answered."""
+    return [
+        Fingerprint(
+            key=columns["id"],
+            product_id=columns["product"],
+            sha256=columns["sha256"],
+            region=tuple(columns["region"]),
+            position=int(columns["position"]),
+            update_time_us=int(columns["update_time"]),
+        )
+        for columns in found
+    ]
 
 
 def _take_vectors(found: Any) -> Vector | None:

@@ -25,6 +25,7 @@ class RolloutState:
         canary: share of callers, 0 to 1, whose searches the mirror answers.
         shadow: share of searches, 0 to 1, that are asked of the mirror as well, off the request's path.
         hurry: a freeze is near: gateways read the state every few milliseconds.
+        retention_end: until when the mirror is kept up to date for a rollback, in seconds since 1970; 0: of no meaning.
     """
 
     seq: int = 0
@@ -36,6 +37,7 @@ class RolloutState:
     canary: float = 0.0
     shadow: float = 0.0
     hurry: bool = False
+    retention_end: float = 0.0
 
     def after(self, **changes: Any) -> Self:
         """The next state: these changes, and the next number."""

@@ -12,10 +12,14 @@ from lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc, status_pb2_grpc
 from pydantic import ValidationError
 
 from services.backends.cache import Cache
+from services.backends.change_log import ChangeLog
+from services.backends.coordination import Coordination
 from services.backends.encoder import Encoder
+from services.backends.gateway_registry import GatewayRegistry
 from services.backends.image_store import ImageStore
 from services.backends.index import Index
 from services.backends.kept_loaded import KeptLoaded
+from services.backends.live_samples import LiveSamples
 from services.common.errors import LookalikeError
 from services.common.images import ImageDecoder
 from services.common.manifest import MODEL_NAME
@@ -24,13 +28,17 @@ from services.common.telemetry import Metrics, configure_logging
 from services.gateway import catalog_service, search_service, status_service
 from services.gateway.cached_search import CachedSearch
 from services.gateway.catalogue import Catalogue
+from services.gateway.comparison import Comparison
 from services.gateway.convert import encode_answer
 from services.gateway.embedding import Embedder
 from services.gateway.freshness import Freshness
 from services.gateway.nearest import NearestProducts
 from services.gateway.search import Searcher
+from services.gateway.search_stats import SearchStats
 from services.gateway.serving import Serving
 from services.gateway.settings import GatewaySettings
+from services.gateway.watch import Watch
+from services.gateway.writes import Writes
 
 _log = logging.getLogger("lookalike.gateway")
 
@@ -49,16 +57,29 @@ async def serve(settings: GatewaySettings) -> None:
         cache = await stack.enter_async_context(Cache(settings.cache))
         images = await stack.enter_async_context(ImageStore(settings.image_store))
         decoder = await stack.enter_async_context(ImageDecoder(settings.search.decode_threads))
-        serving = await stack.enter_async_context(Serving(settings.serving, settings.model_repository, index, encoder))
+        coordination = await stack.enter_async_context(Coordination(settings.coordination))
+        serving = Serving(settings.serving, settings.model_repository, index, encoder)
         models = settings.model_repository / MODEL_NAME
         await stack.enter_async_context(KeptLoaded(encoder, models, serving.versions))
         embedder = Embedder(settings.search, encoder, decoder, cache, settings.cache.embedding_ttl_s, serving, metrics)
         searcher = Searcher(index, embedder, NearestProducts(index, settings.search.exact_max_images), metrics)
+        stats = SearchStats()
+        comparison = await stack.enter_async_context(Comparison(searcher, serving, LiveSamples(coordination)))
         searches = CachedSearch(
-            searcher, embedder, cache, settings.cache.result_ttl_s, index, serving, metrics, encode_answer
+            searcher,
+            embedder,
+            cache,
+            settings.cache.result_ttl_s,
+            index,
+            serving,
+            metrics,
+            stats,
+            comparison,
+            encode_answer,
         )
         freshness = Freshness(settings.serving, cache, index, serving)
-        catalogue = Catalogue(settings.catalog, index, images, embedder, serving, freshness, metrics)
+        writes = Writes(settings.serving, serving, ChangeLog(coordination), index)
+        catalogue = Catalogue(settings.catalog, index, images, embedder, serving, writes, freshness, metrics)
 
         names = (catalog_service.NAME, search_service.NAME, status_service.NAME)
         server = Server(settings.server, metrics, names)
@@ -70,11 +91,14 @@ async def serve(settings: GatewaySettings) -> None:
             status_service.StatusService(encoder, index, cache, images, serving), server.grpc
         )
         await stack.enter_async_context(server)
+        address = f"{settings.server.host}:{server.port}"
+        watch = Watch(settings.serving, serving, writes, GatewayRegistry(coordination), stats, address)
         stop = asyncio.create_task(until_signal())
         prepare = asyncio.create_task(serving.prepare())
         await asyncio.wait({stop, prepare}, return_when=asyncio.FIRST_COMPLETED)
         if prepare.done():
             prepare.result()
+            await stack.enter_async_context(watch)
             await server.ready()
         await stop
         prepare.cancel()

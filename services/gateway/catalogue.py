@@ -12,24 +12,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.backends.image_store import ImageStore
-from services.backends.index import Collection, Index, Row
+from services.backends.index import DISCARDED, Collection, Index, Row
 from services.common.batching import Batcher
 from services.common.errors import AlreadyChanged, InvalidArgument, InvalidImage, NotFound
 from services.common.images import MAX_BYTES
 from services.common.products import IMAGE_ID, MAX_IMAGES, MAX_URI_CHARS, Product, ProductImage, Region, check_product
 from services.common.telemetry import Metrics
+from services.common.to_the_end import to_the_end
 from services.gateway.embedding import Embedder, Picture
 from services.gateway.freshness import Freshness
 from services.gateway.serving import Serving
 from services.gateway.settings import CatalogSettings
-
-# behind every image a product may have; rows that only wait for their deletion stand there
-_DISCARDED = MAX_IMAGES
+from services.gateway.writes import Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,7 @@ class Catalogue:
         images: ImageStore,
         embedder: Embedder,
         serving: Serving,
+        guard: Writes,
         freshness: Freshness,
         metrics: Metrics,
     ) -> None:
@@ -63,6 +63,7 @@ class Catalogue:
         self._images = images
         self._embedder = embedder
         self._serving = serving
+        self._guard = guard
         self._freshness = freshness
         self._metrics = metrics
         self._locks: dict[str, _Lock] = {}
@@ -84,38 +85,44 @@ class Catalogue:
             InvalidArgument, InvalidImage, AlreadyChanged, NotFound (from `change`), Unavailable, Overloaded.
         """
         async with self._locked(product_id):
-            collection = self._serving.collection
-            rows = await self._lookups.submit((collection, product_id))
-            stored = product_of(rows)
-            _check_etag(product_id, stored, etag)
-            product, inputs = change(stored)
-            check_product(product)
-            new_rows = await self._rows(collection, product, inputs, rows)
-            now_us = time.time_ns() // 1000
-            # strictly increasing per product, whatever the clock does: the etag is made of it
-            update_time_us = max(now_us, stored.update_time_us + 1 if stored else 0)
-            product = replace(product, images=tuple(row.image for row in new_rows), update_time_us=update_time_us)
-            kept = {row.image.id for row in new_rows}
-            surplus = [row for row in rows if row.image.id not in kept]
-            main = new_rows[0]
-            written = [replace(row, product=product) for row in new_rows]
-            discarded = [
-                replace(
-                    row,
-                    product=product,
-                    image=replace(main.image, id=row.image.id),
-                    position=_DISCARDED,
-                    vector=main.vector,
-                )
-                for row in surplus
-            ]
-            with self._metrics.stage("write"):
-                await _to_the_end(self._commit(collection, written + discarded, discarded))
-            return product
+            written: Product | None = None
+            while True:
+                collection = (await self._serving.current()).collection
+                rows = await self._lookups.submit((collection, product_id))
+                stored = product_of(rows)
+                if written and stored and stored.update_time_us == written.update_time_us:
+                    # a switch came in between, and the rollout had carried it over
+                    return written
+                _check_etag(product_id, stored, etag)
+                product, inputs = change(stored)
+                check_product(product)
+                new_rows = await self._rows(collection, product, inputs, rows)
+                now_us = time.time_ns() // 1000
+                # strictly increasing per product, whatever the clock does: the etag is made of it
+                update_time_us = max(now_us, stored.update_time_us + 1 if stored else 0)
+                product = replace(product, images=tuple(row.image for row in new_rows), update_time_us=update_time_us)
+                kept = {row.image.id for row in new_rows}
+                main = new_rows[0]
+                discarded = [
+                    replace(
+                        row,
+                        product=product,
+                        image=replace(main.image, id=row.image.id),
+                        position=DISCARDED,
+                        vector=main.vector,
+                    )
+                    for row in rows
+                    if row.image.id not in kept
+                ]
+                rows_now = [replace(row, product=product) for row in new_rows] + discarded
+                if await self._commit(product_id, collection, rows_now, discarded):
+                    return product
+                written = product
 
     async def get(self, product_id: str) -> Product:
         """Raises NotFound, Unavailable."""
-        found = await self._index.product_rows(self._serving.collection, [product_id], vectors=False)
+        collection = (await self._serving.current()).collection
+        found = await self._index.product_rows(collection, [product_id], vectors=False)
         stored = product_of(found.get(product_id, []))
         if stored is None:
             raise product_not_found(product_id)
@@ -131,7 +138,7 @@ class Catalogue:
         Args:
             expression: Milvus expression. after: what the call before gave.
         """
-        collection = self._serving.collection
+        collection = (await self._serving.current()).collection
         products: list[Product] = []
         while len(products) <= limit:  # one more than asked for tells whether there is a further page
             rows = await self._index.scan(collection, expression, after, min(1000, 2 * (limit + 1)))
@@ -148,23 +155,42 @@ class Catalogue:
     async def delete(self, product_id: str, *, allow_missing: bool, etag: str = "") -> None:
         """Raises NotFound (unless `allow_missing`), AlreadyChanged, Unavailable."""
         async with self._locked(product_id):
-            collection = self._serving.collection
-            rows = await self._lookups.submit((collection, product_id))
-            stored = product_of(rows)
-            if stored is None:
-                if allow_missing:
+            again = False
+            while True:
+                collection = (await self._serving.current()).collection
+                rows = await self._lookups.submit((collection, product_id))
+                stored = product_of(rows)
+                if stored is None:
+                    if allow_missing or again:
+                        return
+                    raise product_not_found(product_id)
+                _check_etag(product_id, stored, etag)
+                if await self._commit(product_id, collection, [], rows):
                     return
-                raise product_not_found(product_id)
-            _check_etag(product_id, stored, etag)
-            with self._metrics.stage("write"):
-                await _to_the_end(self._commit(collection, [], rows))
+                again = True
 
-    async def _commit(self, collection: Collection, written: list[Row], deleted: Sequence[Row]) -> None:
-        if written:
-            await self._writes.submit((collection, written))
-        if deleted:
-            await self._index.delete(collection, [(row.product.id, row.image.id) for row in deleted])
+    async def _commit(
+        self, product_id: str, collection: Collection, written: list[Row], deleted: Sequence[Row]
+    ) -> bool:
+        """Writes and removes rows of one product; False: another collection serves by now, and the write must be done
+        again there (docs/decisions/0008)."""
+        with self._metrics.stage("write"):
+            return await to_the_end(self._committed(product_id, collection, written, deleted))
+
+    async def _committed(
+        self, product_id: str, collection: Collection, written: list[Row], deleted: Sequence[Row]
+    ) -> bool:
+        async with self._guard.begun(product_id, collection) as write:
+            if write is None:
+                return False
+            await self._guard.enter(write)
+            if written:
+                await self._writes.submit((collection, written))
+            if deleted:
+                await self._index.delete(collection, [(row.product.id, row.image.id) for row in deleted])
+            await self._guard.enter(write)
         await self._freshness.written(collection.name)
+        return await self._guard.confirmed(write)
 
     async def _rows(
         self, collection: Collection, product: Product, inputs: Sequence[ImageInput], stored: Sequence[Row]
@@ -280,18 +306,8 @@ class _Lock:
 
 def product_of(rows: Sequence[Row]) -> Product | None:
     """The product that these rows, all of one product, make up."""
-    images = tuple(row.image for row in rows if row.position != _DISCARDED)
+    images = tuple(row.image for row in rows if row.position != DISCARDED)
     return rows[0].product.with_images(images) if images else None
-
-
-async def _to_the_end(work: Coroutine[None, None, None]) -> None:
-    """Runs what must not stop half-way: a caller that goes away is let go when the work is done."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _behind(product_id: str) -> str:

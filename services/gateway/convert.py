@@ -230,8 +230,8 @@ def encode_answer(answer: search.SearchAnswer) -> bytes:
             for field, values in answer.facets.items()
         ],
         provenance=search_pb2.Provenance(
-            model=f"models/{answer.collection.model_version}",
-            collection=answer.collection.name,
+            model=f"models/{answer.pair.query_version}",
+            collection=answer.pair.collection.name,
             embedding_cached=answer.embedding_cached,
             mode=search_pb2.SEARCH_MODE_EXACT if answer.exact else search_pb2.SEARCH_MODE_APPROXIMATE,
         ),

@@ -20,6 +20,7 @@ from services.common.telemetry import Metrics
 from services.gateway.embedding import Embedder, Picture
 from services.gateway.nearest import NearestProducts
 from services.gateway.page_tokens import PageToken
+from services.gateway.serving import Pair
 
 DEFAULT_PAGE_SIZE = 10
 MAX_PAGE_SIZE = 200
@@ -72,7 +73,7 @@ class SearchAnswer:
     hits: tuple[Hit, ...]
     next_page_token: str
     facets: dict[str, list[tuple[str, int]]]
-    collection: Collection
+    pair: Pair
     embedding_cached: bool
     exact: bool
 
@@ -85,9 +86,9 @@ class Searcher:
         self._metrics = metrics
 
     async def search(
-        self, request: SearchRequest, collection: Collection, cached: Mapping[str, bytes], timeout_s: float | None
+        self, request: SearchRequest, pair: Pair, cached: Mapping[str, bytes], timeout_s: float | None
     ) -> SearchAnswer:
-        """Answers from one collection, with vectors of its version alone.
+        """Answers from one collection, by the one encoder version that goes with it.
 
         Args:
             cached: values of the embedding cache, by key.
@@ -95,7 +96,8 @@ class Searcher:
         Raises:
             InvalidArgument, NotFound, Unavailable, Overloaded, DeadlineExceeded.
         """
-        vector, embedding_cached = await self._query_vector(request.parts, collection, cached, timeout_s)
+        collection = pair.collection
+        vector, embedding_cached = await self._query_vector(request.parts, pair, cached, timeout_s)
         excluded = frozenset(part.product_id for part in request.parts if part.product_id)
         expression = to_milvus(request.filter) if request.filter else ""
         token = request.page_token
@@ -123,7 +125,7 @@ class Searcher:
             hits=page,
             next_page_token=str(PageToken.after(page, collection.name, request.digest(), token)) if more else "",
             facets=count_facets(request.facets, [hit.product for hit in nearest.hits[:REACH]]),
-            collection=collection,
+            pair=pair,
             embedding_cached=embedding_cached,
             exact=nearest.exact,
         )
@@ -131,27 +133,25 @@ class Searcher:
     async def _query_vector(
         self,
         parts: Sequence[QueryPart],
-        collection: Collection,
+        pair: Pair,
         cached: Mapping[str, bytes],
         timeout_s: float | None,
     ) -> tuple[Vector, bool]:
         product_ids = sorted({part.product_id for part in parts if part.product_id})
-        stored = await self._stored_vectors(collection, product_ids) if product_ids else {}
+        stored = await self._stored_vectors(pair.collection, product_ids) if product_ids else {}
         embedded = 0
 
         async def vector_of(part: QueryPart) -> Vector:
             nonlocal embedded
             if part.picture is None:
                 return stored[part.product_id]
-            key = self._embedder.cache_key(part.picture, collection.model_version)
-            known = self._embedder.from_cached(cached.get(key), collection.dimension)
+            key = self._embedder.cache_key(part.picture, pair.query_version)
+            known = self._embedder.from_cached(cached.get(key), pair.collection.dimension)
             self._metrics.cache.labels("embedding", "miss" if known is None else "hit").inc()
             if known is not None:
                 return known
             embedded += 1
-            return await self._embedder.embed(
-                part.picture, collection.model_version, purpose="query", timeout_s=timeout_s
-            )
+            return await self._embedder.embed(part.picture, pair.query_version, purpose="query", timeout_s=timeout_s)
 
         vectors = await asyncio.gather(*(vector_of(part) for part in parts))
         return combine(vectors, [part.weight for part in parts]), embedded == 0

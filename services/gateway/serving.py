@@ -1,72 +1,106 @@
-"""The serving pair: which collection answers searches, and so which encoder version embeds their pictures.
+"""The serving pair: which collection answers searches, and which encoder version embeds their pictures.
 
-A request takes the pair once and stays with it: an answer never mixes vector spaces. The pair is read from the alias
-again and again in the background, so that no request has to.
+A request takes the pair once and stays with it: an answer never mixes vector spaces. Collection and rollout state come
+from one description of the alias, read again and again in the background (`watch.py`), so that no request has to. A
+pair that was read may be used as long as the rollout service knows of this gateway, and so waits for it at a switch;
+when it may not, requests read the pair anew (docs/decisions/0008).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from services.backends.encoder import Encoder
 from services.backends.golden import check_golden
 from services.backends.index import Collection, Index
+from services.common.batching import Batcher
 from services.common.errors import FailedPrecondition, LookalikeError, Unavailable
 from services.common.images import PREPROCESSING
 from services.common.manifest import MODEL_NAME, Manifest
+from services.common.rollout_state import RolloutState
 from services.gateway.settings import ServingSettings
 
 _log = logging.getLogger("lookalike.serving")
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one reading of the alias gave: the serving collection and the state, as of one moment.
+
+    Args:
+        mirror: the collection that follows; None when there is none, or it does not exist yet.
+    """
+
+    collection: Collection
+    state: RolloutState
+    mirror: Collection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Args:
+    collection: to be searched.
+    query_version: encoder version that embeds queries for it.
+    serving: it is the collection in service, whose epoch vouches for cached results.
+    """
+
+    collection: Collection
+    query_version: int
+    serving: bool = True
+
+
 class Serving:
-    """Use as `async with`: entering starts the background reading, `prepare` makes the system ready for searches."""
+    """`prepare` makes the system ready for searches; `refresh` is called by the watch and by whoever must know now."""
 
     def __init__(self, settings: ServingSettings, model_repository: Path, index: Index, encoder: Encoder) -> None:
         self._settings = settings
         self._repository = model_repository / MODEL_NAME
         self._index = index
         self._encoder = encoder
-        self._current: Collection | None = None
+        self._view: View | None = None
         self._sides: dict[int, int] = {}
-        # when the reading that gave `_current` began
+        # when the reading that gave `_view` began
         self._read_at = -float("inf")
-        self._watcher: asyncio.Task[None] | None = None
+        self._trusted_until = -float("inf")
+        self._changed = asyncio.Event()
+        # readings begin after each of their callers asked
+        self._reads: Batcher[None, View] = Batcher(self._read, max_items=10_000)
 
-    async def __aenter__(self) -> Serving:
-        self._watcher = asyncio.create_task(self._watch())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if self._watcher:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+    @property
+    def view(self) -> View:
+        """What was read last. Raises Unavailable until an encoder version serves."""
+        if self._view is None or self._view.collection.model_version not in self._sides:
+            raise Unavailable("the gateway is starting: no encoder version is in service yet", reason="NOT_READY")
+        return self._view
 
     @property
     def collection(self) -> Collection:
-        """The collection in service. Raises Unavailable until there is one."""
-        if self._current is None or self._current.model_version not in self._sides:
-            raise Unavailable("the gateway is starting: no encoder version is in service yet", reason="NOT_READY")
-        return self._current
+        """The collection in service when it was last read. Raises Unavailable until there is one."""
+        return self.view.collection
 
     def versions(self) -> set[int]:
-        """Encoder versions that must answer."""
-        return set() if self._current is None else {self._current.model_version}
+        """Encoder versions that must answer: those that were verified here and are named by what was read last."""
+        if self._view is None:
+            return set()
+        state = self._view.state
+        return {self._view.collection.model_version, state.mirror_version, state.query_version} & self._sides.keys()
 
     @property
     def fresh_fence(self) -> str | None:
         """The collection's fence, or None when it was read too long ago to vouch for cached results."""
-        if self._current is None or time.monotonic() - self._read_at > self._settings.max_age_s:
+        if self._view is None or time.monotonic() - self._read_at > self._settings.max_age_s:
             return None
-        return self._current.fence
+        return self._view.collection.fence
+
+    def trust(self, until: float) -> None:
+        """Until then (monotonic) the rollout service waits for this gateway before it ends a switch."""
+        self._trusted_until = until
 
     def side(self, version: int) -> int:
         """S of an encoder version that has been verified, in pixels. Raises Unavailable."""
@@ -74,6 +108,21 @@ class Serving:
             return self._sides[version]
         except KeyError:
             raise Unavailable(f"encoder version {version} is not in service here", reason="NOT_READY") from None
+
+    async def current(self) -> View:
+        """A view that no switch has outrun. Raises Unavailable."""
+        view = self.view
+        return view if time.monotonic() < self._trusted_until else await self.refresh()
+
+    async def pair(self, caller: str) -> Pair:
+        """Whom a caller's searches are answered by; the same caller falls on the same side for a whole rollout."""
+        view = await self.current()
+        state = view.state
+        if view.mirror and state.canary > _share(state.log, caller) and view.mirror.model_version in self._sides:
+            return Pair(view.mirror, view.mirror.model_version, serving=False)
+        own = view.collection.model_version
+        query_version = state.query_version if state.query_version in self._sides else own
+        return Pair(view.collection, query_version)
 
     async def prepare(self) -> None:
         """Waits until searches can be answered; on the first start makes the collection and the alias.
@@ -99,30 +148,58 @@ class Serving:
                     complained = error.message
                 await asyncio.sleep(self._settings.refresh_s)
 
-    async def refresh(self) -> Collection:
-        """Reads the serving pair now. Raises Unavailable when there is none or the index does not answer."""
+    async def refresh(self) -> View:
+        """The view as of now or later. Raises Unavailable when there is none or the index does not answer."""
+        return await self._reads.submit(None)
+
+    async def changed(self, seq: int, timeout_s: float) -> None:
+        """Returns when a view with another state than `seq` was read, or after the time."""
+        end = time.monotonic() + timeout_s
+        while self._view is not None and self._view.state.seq == seq and time.monotonic() < end:
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    async def verify_mirror(self) -> None:
+        """Returns when every encoder version that the state names is verified. Raises LookalikeError."""
+        state = self.view.state
+        wanted = {state.mirror_version, state.query_version} - {0, *self._sides}
+        if wanted and self.view.mirror is None:
+            raise Unavailable(f"the collection {state.mirror} is not there yet", reason="NOT_READY")
+        for _ in wanted:
+            if self.view.mirror:
+                await self._verify(self.view.mirror)
+
+    async def _read(self, callers: list[None]) -> Sequence[View]:
         began = time.monotonic()
         collection = await self._index.collections.resolve()
         if collection is None:
             raise Unavailable("the alias of the serving collection is gone", reason="INDEX_UNAVAILABLE")
+        try:
+            state = RolloutState.from_json(collection.state)
+        except ValueError as error:
+            raise Unavailable(f"the rollout state can't be read: {error}", reason="STATE_INVALID") from error
         if collection.model_version not in self._sides:
             await self._verify(collection)
-        self._current, self._read_at = collection, began
-        return collection
+        before = self._view
+        self._view = View(collection, state, await self._mirror(state, before))
+        self._read_at = began
+        if before is None or before.state != state:
+            self._changed.set()
+            self._changed = asyncio.Event()
+            if before is not None:
+                facts = {"seq": state.seq, "collection": collection.name, "frozen": state.frozen}
+                _log.info("rollout state", extra={"facts": facts})
+        return [self._view] * len(callers)
 
-    async def _watch(self) -> None:
-        failing = False
-        while True:
-            await asyncio.sleep(self._settings.refresh_s)
-            if self._current is None:
-                continue
-            try:
-                await self.refresh()
-                failing = False
-            except LookalikeError as error:
-                if not failing:
-                    _log.warning("serving pair not read", extra={"facts": {"error": error.message}})
-                failing = True
+    async def _mirror(self, state: RolloutState, before: View | None) -> Collection | None:
+        if not state.mirror:
+            return None
+        if before and before.mirror and before.mirror.name == state.mirror:
+            return before.mirror
+        return await self._index.collections.describe(state.mirror)
 
     async def _first_collection(self) -> Collection:
         versions = sorted(int(p.name) for p in self._repository.glob("[0-9]*") if p.name.isdigit())
@@ -160,3 +237,9 @@ class Serving:
         cosine = await check_golden(self._encoder, manifest)
         self._sides[version] = manifest.side
         _log.info("encoder verified", extra={"facts": {"version": version, "cosine": round(cosine, 6)}})
+
+
+def _share(log: str, caller: str) -> float:
+    """Where a caller falls in [0, 1): even, and another place in each rollout."""
+    digest = hashlib.sha256(f"{log}/{caller}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from services.backends.cache import CacheSettings
+from services.backends.coordination import CoordinationSettings
 from services.backends.encoder import EncoderSettings
 from services.backends.image_store import ImageStoreSettings
 from services.backends.index import IndexSettings
@@ -31,9 +32,13 @@ class SearchSettings(SettingsGroup):
 
 
 class ServingSettings(SettingsGroup):
-    refresh_s: float = Field(0.4, gt=0, description="how often the serving pair is read from the index")
+    refresh_s: float = Field(0.4, gt=0, le=1, description="how often the serving pair is read from the index")
+    hurry_s: float = Field(0.03, gt=0, le=1, description="the same while a switch is near")
     max_age_s: float = Field(
         1.0, gt=0, description="cached results are used only with a serving pair read this recently"
+    )
+    freeze_limit_s: float = Field(
+        10.0, ge=10, description="how long a write waits for a freeze, which lasts half of that at most"
     )
 
 
@@ -42,6 +47,7 @@ class GatewaySettings(ServiceSettings):
     encoder: EncoderSettings = EncoderSettings()
     index: IndexSettings = IndexSettings()
     cache: CacheSettings = CacheSettings()
+    coordination: CoordinationSettings = CoordinationSettings()
     image_store: ImageStoreSettings = ImageStoreSettings()
     catalog: CatalogSettings = CatalogSettings()
     search: SearchSettings = SearchSettings()

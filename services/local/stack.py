@@ -189,6 +189,7 @@ class LocalStack:
             "ENCODER__URL": self.triton_url,
             "INDEX__URI": self.milvus_uri,
             "CACHE__URL": self.redis_url,
+            "COORDINATION__URL": self.redis_url,
             "IMAGE_STORE__URL": self.image_store_url,
         }
         return Program(

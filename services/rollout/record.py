@@ -118,11 +118,11 @@ class Rollout:
     version: to be taken into service. previous: that served when it began; both are encoder versions.
     rollback: back to a version that is kept up to date.
     message: what it waits for or why it paused or failed, for people. reason: of a failure, UPPER_SNAKE.
-    promoted: an operator has let it go on.
-    log_run_id: of the Redis in which its change log was begun.
+    promoted: an operator has let it go on from this stage. cancelling: an operator has ended it.
+    switch_log, switch_from: the change log that the switch must read once more, and from where.
     missing: products with images whose original is missing, at most MAX_NAMED.
     freeze_s: how long writes waited at the switch.
-    retention_end, created, updated: seconds since 1970; 0: not yet.
+    created, updated: seconds since 1970; 0: not yet.
     stage_s: how long each stage has taken so far.
     """
 
@@ -137,11 +137,11 @@ class Rollout:
     reason: str = ""
     promoted: bool = False
     cancelling: bool = False
-    log_run_id: str = ""
+    switch_log: str = ""
+    switch_from: str = ""
     gate: Gate | None = None
     missing: tuple[str, ...] = ()
     freeze_s: float = 0.0
-    retention_end: float = 0.0
     created: float = 0.0
     updated: float = 0.0
     stage_s: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,98 @@
+"""What is published: the serving collection, its state, the record of the rollout. One writer: the lease's holder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from services.backends.index import Collection, Index
+from services.common.errors import FailedPrecondition, Unavailable
+from services.common.rollout_state import RolloutState
+from services.rollout.record import Rollout
+
+# finished rollouts that are remembered, without what their gates measured
+HISTORY = 20
+_NONE = Rollout(id="", version=0, previous=0)
+
+
+class Board:
+    """`read` before anything else. What is stored is kept here as well, for there is no other writer."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._collection: Collection | None = None
+        self.state = RolloutState()
+        self.record: Rollout | None = None
+        self.history: list[Rollout] = []
+        # a promotion and the end of a stage may come at the same time
+        self._lock = asyncio.Lock()
+
+    @property
+    def collection(self) -> Collection:
+        """The serving one."""
+        if self._collection is None:
+            raise Unavailable("the rollout service is starting", reason="NOT_READY")
+        return self._collection
+
+    async def read(self) -> None:
+        """Raises Unavailable, or FailedPrecondition when nothing serves yet or what is stored can't be read."""
+        collections = self._index.collections
+        collection = await collections.resolve()
+        if collection is None:
+            raise FailedPrecondition("no gateway has made a serving collection yet", reason="NOT_READY")
+        try:
+            self.state = RolloutState.from_json(collection.state)
+            self.record = Rollout.from_json(await collections.kept(collection.name, "record"))
+            past = json.loads(await collections.kept(collection.name, "history") or "[]")
+            self.history = [made for text in past if (made := Rollout.from_json(text))]
+        except ValueError as error:
+            raise FailedPrecondition(
+                f"the state kept with {collection.name} can't be read: {error}", reason="STATE_INVALID"
+            ) from error
+        self._collection = collection
+
+    async def publish(self, **changes: Any) -> RolloutState:
+        """Tells gateways the next state. Raises Unavailable: it may have been stored or not."""
+        # counted before it is tried: a number must never come twice
+        self.state = self.state.after(**changes)
+        await self._index.collections.keep(self.collection.name, {"state": self.state.to_json()})
+        return self.state
+
+    async def change(self, **changes: Any) -> Rollout:
+        """Stores changes of the record as it is by then."""
+        return await self._store(lambda record: record.but(**changes))
+
+    async def remember(self, record: Rollout) -> Rollout:
+        """Stores the record; one of another rollout makes way."""
+        return await self._store(lambda _: record)
+
+    async def _store(self, make: Callable[[Rollout], Rollout]) -> Rollout:
+        async with self._lock:
+            return await self._stored(make(self.record or _NONE))
+
+    async def _stored(self, record: Rollout) -> Rollout:
+        record = record.but(updated=time.time())
+        kept = {"record": record.to_json()}
+        if self.record and self.record.id != record.id:
+            self.history = [self.record.but(gate=None), *self.history][:HISTORY]
+            kept["history"] = self._history_json()
+        await self._index.collections.keep(self.collection.name, kept)
+        self.record = record
+        return record
+
+    async def switch(self, target: Collection, state: RolloutState, record: Rollout, fence: str) -> None:
+        """Makes `target` the serving collection, with this state and record as of the same moment.
+
+        Raises:
+            Unavailable: nobody knows on which side it ended; `read` tells.
+        """
+        kept = {"state": state.to_json(), "record": record.to_json(), "history": self._history_json(), "fence": fence}
+        await self._index.collections.keep(target.name, kept)
+        await self._index.collections.set_alias(target.name)
+        self._collection, self.state, self.record = target, state, record
+
+    def _history_json(self) -> str:
+        return json.dumps([each.to_json() for each in self.history])

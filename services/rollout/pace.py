@@ -1,0 +1,113 @@
+"""How fast a backfill may go: as fast as the machine can while nobody searches, and out of the way when somebody does.
+
+The gateways tell how their searches fare. While there are some, one call to the encoder at a time is made, of few
+pictures, with rests in between; the rests grow while the 99th percentile of the searches' latency is more than ALLOWED
+times what it was without the backfill, and shrink while it is less: additive increase, multiplicative decrease (Chiu
+and Jain, 1989).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+
+from services.backends.gateway_registry import Beat, GatewayRegistry
+from services.common.errors import LookalikeError
+
+ALLOWED = 1.3
+IDLE_BATCH, BUSY_BATCH = 8, 1
+_IDLE_CALLS = 3
+_LOOK_S = 0.5
+# share of the time in which the encoder may work for the backfill while there are searches
+_LEAST, _MOST = 0.02, 1.0
+_DOWN, _UP = 0.7, 0.03
+# how long, and how often at least, the backfill rests to see how searches fare without it
+_REST_S, _REST_EVERY_S = 4.0, 60.0
+# of the quiet readings the baseline is the median
+_READINGS = 5
+
+
+class Pace:
+    """Use as `async with`: entering begins to look at the gateways' beats."""
+
+    def __init__(self, registry: GatewayRegistry) -> None:
+        self._registry = registry
+        self._busy = False
+        self._share = _LEAST
+        self._calls = 0
+        self._free = asyncio.Condition()
+        self._quiet: deque[float] = deque(maxlen=_READINGS)
+        self._resting_until = 0.0
+        self._rested_at = -float("inf")
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Pace:
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def batch(self) -> int:
+        """How many pictures one call to the encoder may hold."""
+        return BUSY_BATCH if self._busy else IDLE_BATCH
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Around one call to the encoder: waits before it, and for its rest behind it."""
+        async with self._free:
+            while self._calls >= (1 if self._busy else _IDLE_CALLS) or time.monotonic() < self._resting_until:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._free.wait(), 0.2)
+            self._calls += 1
+        start = time.monotonic()
+        try:
+            yield
+            if self._busy and self._share < _MOST:
+                await asyncio.sleep((time.monotonic() - start) * (1 / self._share - 1))
+        finally:
+            async with self._free:
+                self._calls -= 1
+                self._free.notify_all()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                self.look(await self._registry.alive())
+            except LookalikeError:
+                # nobody tells: as if somebody searched
+                self._busy = True
+            await asyncio.sleep(_LOOK_S)
+
+    def look(self, beats: list[Beat]) -> None:
+        """Takes the latest beats into account."""
+        now = time.monotonic()
+        p99_ms = max((beat.p99_ms for beat in beats if beat.searches_per_s), default=0.0)
+        was_busy, self._busy = self._busy, p99_ms > 0
+        if not self._busy:
+            self._quiet.clear()
+            self._resting_until = 0.0
+            return
+        if not was_busy or now - self._rested_at > _REST_EVERY_S:
+            self._resting_until = now + _REST_S
+            self._rested_at = now
+            self._share = max(_LEAST, self._share / 2) if was_busy else _LEAST
+        if now < self._resting_until:
+            # the beats tell of the last three seconds: only the end of a rest is quiet
+            if now > self._resting_until - 2 * _LOOK_S:
+                self._quiet.append(p99_ms)
+        elif self._quiet:
+            allowed_ms = ALLOWED * sorted(self._quiet)[len(self._quiet) // 2]
+            fits = p99_ms <= allowed_ms
+            self._share = min(_MOST, self._share + _UP) if fits else max(_LEAST, self._share * _DOWN)
