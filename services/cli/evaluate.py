@@ -32,9 +32,7 @@ from services.evaluation.sizes import sizes
 from services.export.adding import manifest_beside
 from services.export.publish import verify, versions_in
 from services.photographs.checks import BrokenFile, check_files, check_overlap
-from services.photographs.dataset import find_photographs
-from services.photographs.grocery import is_grocery
-from services.photographs.manifest import JSONL_SUFFIXES
+from services.photographs.dataset import find_photographs, guess_source
 from services.photographs.photograph import Photograph, Splits
 
 
@@ -82,7 +80,7 @@ def evaluate(
     strengths = _severities(severities)
     with errors_as_lines():
         name, encoder = _open(model, repository)
-        photographs, broken = _read(data, source or _guess(data))
+        photographs, broken = _read(data, source or SourceOption(guess_source(data)))
         asked = split or _default_split(photographs)
         found = protocols(photographs, asked.value)
         vectors = _embed(found, encoder)
@@ -148,12 +146,6 @@ def _check_preprocessing(manifest: Manifest, name: str) -> None:
             f"{name} was made for preprocessing {manifest.preprocessing!r}; this system does {PREPROCESSING!r}",
             reason="PREPROCESSING_MISMATCH",
         )
-
-
-def _guess(data: Path) -> SourceOption:
-    if data.is_file() or data.suffix.lower() in JSONL_SUFFIXES | {".csv", ".tsv"}:
-        return SourceOption.MANIFEST
-    return SourceOption.GROCERY if is_grocery(data) else SourceOption.FOLDER
 
 
 def _read(data: Path, source: SourceOption) -> tuple[Sequence[Photograph], Sequence[BrokenFile]]:

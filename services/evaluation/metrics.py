@@ -127,6 +127,31 @@ def mean_reciprocal_rank(
     return float(rank(query_vectors, query_ids, gallery_vectors, gallery_ids, own).reciprocal_rank.mean())
 
 
+def ndcg_at_k(
+    query_vectors: Vectors,
+    query_ids: Sequence[str],
+    gallery_vectors: Vectors,
+    gallery_ids: Sequence[str],
+    k: int = 10,
+    own: Places | None = None,
+) -> npt.NDArray[np.float64]:
+    """nDCG@k of each query, float64 [n], in [0, 1]; arguments as in `rank`.
+
+    Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques" (ACM TOIS, 2002), with a gain of 1 for
+    a right picture and a discount of log2(1 + place), over that of the best order there could be. Unlike recall@k it
+    tells whether all pictures of a product come first.
+    """
+    wanted, ids = _numbered(query_ids, gallery_ids)
+    scores = []
+    for start, order in _orders(query_vectors, gallery_vectors, own):
+        right = ids[order] == wanted[start : start + len(order), None]
+        discount = 1 / np.log2(np.arange(2, right.shape[1] + 2))
+        gained = (right[:, :k] * discount[:k]).sum(axis=1)
+        best = np.concatenate([[0.0], np.cumsum(discount[:k])])[np.minimum(right.sum(axis=1), min(k, right.shape[1]))]
+        scores.append(np.divide(gained, best, out=np.zeros(len(order)), where=best > 0))
+    return np.concatenate(scores)
+
+
 def mean_cosine(vectors: Vectors, others: Vectors) -> float:
     """Of unit vectors float32 [n, D], row by row."""
     return float(np.einsum("nd,nd->n", vectors, others).mean())

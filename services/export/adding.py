@@ -14,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from services.common.errors import FailedPrecondition
 from services.common.images import PREPROCESSING
 from services.common.manifest import GOLDEN_COSINE, MODEL_FILE, Golden, Manifest, Variant, golden_pixels, sha256_file
-from services.evaluation.inference import Pixels, embed, open_session
-from services.evaluation.metrics import Vectors
 from services.export import contract
+from services.export.answers import answers, parse
 from services.export.publish import (
     GOLDEN_SEEDS,
     file_name,
@@ -65,7 +63,7 @@ def add(models: Path, file: Path, manifest_file: Path | None = None, version: in
     if version is not None and version < 1:
         raise FailedPrecondition(f"versions are counted from 1, not {version}", reason="MODEL_VERSION_INVALID")
     serialized = file.read_bytes()
-    model = _parse(serialized, file)
+    model = parse(serialized, file)
     shape = contract.check(model)
     with staging(models) as folder:
         copy = folder / "copy.onnx"
@@ -103,21 +101,11 @@ def write_standalone(version_folder: Path, out: Path) -> Manifest:
     return manifest
 
 
-def _parse(serialized: bytes, file: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load_from_string(serialized)
-    except DecodeError:
-        raise FailedPrecondition(f"{file} is not ONNX", reason="MODEL_DAMAGED") from None
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise FailedPrecondition(f"{file} has weights in other files; save it as one", reason="MODEL_CONTRACT_BROKEN")
-    return model
-
-
 def _unknown(file: Path, copy: Path, model: onnx.ModelProto, shape: contract.Shape, sha256: str) -> Manifest:
     """What can be said of a file that nothing is said about."""
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     precision = "int8" if quantized else "fp32"
-    vectors = _vectors(copy, np.stack([golden_pixels(seed, shape.side) for seed in GOLDEN_SEEDS]))
+    vectors = answers(copy, np.stack([golden_pixels(seed, shape.side) for seed in GOLDEN_SEEDS]))
     return Manifest(
         version=0,
         served=precision,
@@ -161,24 +149,13 @@ def _check(manifest: Manifest, path: Path, copy: Path, shape: contract.Shape, sh
         raise _invalid(path, f"has golden vectors that can't be read: {error}") from None
     if golden.shape[1] != shape.dimension:
         raise _invalid(path, f"has golden vectors of {golden.shape[1]} numbers, not of {shape.dimension}")
-    vectors = _vectors(copy, pixels)
+    vectors = answers(copy, pixels)
     cosine = float(np.min(np.sum(vectors * golden, axis=1)))
     if not cosine >= GOLDEN_COSINE[manifest.served]:
         raise FailedPrecondition(
             f"the encoder does not reproduce the golden vectors in {path}: cosine {cosine:.4f}",
             reason="GOLDEN_MISMATCH",
         )
-
-
-def _vectors(model: Path, pixels: Pixels) -> Vectors:
-    """What the encoder answers: its graph does not say that it can be run, nor that this has unit length."""
-    try:
-        vectors = embed(open_session(model), pixels)
-    except Exception as error:  # ONNX Runtime's have no base of their own
-        raise FailedPrecondition(f"the encoder can't be run: {error}", reason="MODEL_CONTRACT_BROKEN") from None
-    if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
-        raise FailedPrecondition("the encoder's answers do not have unit length", reason="MODEL_CONTRACT_BROKEN")
-    return vectors
 
 
 def _with_file(models: Path, sha256: str) -> Manifest | None:

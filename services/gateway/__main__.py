@@ -18,9 +18,11 @@ from services.backends.encoder import Encoder
 from services.backends.gateway_registry import GatewayRegistry
 from services.backends.image_store import ImageStore
 from services.backends.index import Index
+from services.backends.kept_loaded import KeptLoaded
 from services.backends.live_samples import LiveSamples
 from services.common.errors import LookalikeError
 from services.common.images import ImageDecoder
+from services.common.manifest import MODEL_NAME
 from services.common.server import Server, until_signal
 from services.common.telemetry import Metrics, configure_logging
 from services.gateway import catalog_service, search_service, status_service
@@ -57,6 +59,8 @@ async def serve(settings: GatewaySettings) -> None:
         decoder = await stack.enter_async_context(ImageDecoder(settings.search.decode_threads))
         coordination = await stack.enter_async_context(Coordination(settings.coordination))
         serving = Serving(settings.serving, settings.model_repository, index, encoder)
+        models = settings.model_repository / MODEL_NAME
+        await stack.enter_async_context(KeptLoaded(encoder, models, serving.versions))
         embedder = Embedder(settings.search, encoder, decoder, cache, settings.cache.embedding_ttl_s, serving, metrics)
         searcher = Searcher(index, embedder, NearestProducts(index, settings.search.exact_max_images), metrics)
         stats = SearchStats()

@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from services.backends.encoder import Encoder
+from services.backends.golden import check_golden
 from services.backends.index import Collection, Index
 from services.common.batching import Batcher
 from services.common.errors import FailedPrecondition, LookalikeError, Unavailable
 from services.common.images import PREPROCESSING
-from services.common.manifest import GOLDEN_COSINE, MODEL_NAME, Manifest, golden_pixels
+from services.common.manifest import MODEL_NAME, Manifest
 from services.common.rollout_state import RolloutState
 from services.gateway.settings import ServingSettings
 
@@ -84,6 +83,13 @@ class Serving:
     def collection(self) -> Collection:
         """The collection in service when it was last read. Raises Unavailable until there is one."""
         return self.view.collection
+
+    def versions(self) -> set[int]:
+        """Encoder versions that must answer: those that were verified here and are named by what was read last."""
+        if self._view is None:
+            return set()
+        state = self._view.state
+        return {self._view.collection.model_version, state.mirror_version, state.query_version} & self._sides.keys()
 
     @property
     def fresh_fence(self) -> str | None:
@@ -220,20 +226,15 @@ class Serving:
                 f"for {collection.preprocessing!r}; this gateway does {PREPROCESSING!r}",
                 reason="PREPROCESSING_MISMATCH",
             )
-        pixels = np.stack([golden_pixels(golden.seed, manifest.side) for golden in manifest.golden])
-        answered = await self._encoder.embed(pixels, version)
-        if answered.shape[1] != collection.dimension:
+        if manifest.dimension != collection.dimension:
             raise FailedPrecondition(
-                f"encoder version {version} gives {answered.shape[1]} dimensions, {collection.name} holds "
+                f"encoder version {version} gives {manifest.dimension} dimensions, {collection.name} holds "
                 f"{collection.dimension}",
                 reason="DIMENSION_MISMATCH",
             )
-        cosine = float(np.min(np.sum(answered * manifest.golden_embeddings(), axis=1)))
-        if not cosine >= GOLDEN_COSINE[manifest.served]:
-            raise FailedPrecondition(
-                f"encoder version {version} does not reproduce its golden vectors: cosine {cosine:.4f}",
-                reason="GOLDEN_MISMATCH",
-            )
+        # Triton has none after a start that met a damaged version
+        await self._encoder.load(self._repository, {version})
+        cosine = await check_golden(self._encoder, manifest)
         self._sides[version] = manifest.side
         _log.info("encoder verified", extra={"facts": {"version": version, "cosine": round(cosine, 6)}})
 

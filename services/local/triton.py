@@ -23,7 +23,10 @@ class TritonPorts:
 
 
 def program(engines: Engines, model_repository: Path, model: str, data: Path, log: Path, ports: TritonPorts) -> Program:
-    """Loads `model` in every version it has; versions added later are served after a `load`."""
+    """Loads `model` in every version it has, or none when one of them is damaged; more are served after a `load`.
+
+    Ready is when that was tried.
+    """
     engine = engines.triton()
     region = f"lookalike_{ports.grpc}_"
     options = {
@@ -38,6 +41,8 @@ def program(engines: Engines, model_repository: Path, model: str, data: Path, lo
         "http-port": ports.http,
         "metrics-port": ports.metrics,
         "exit-timeout-secs": 5,
+        # one damaged version must not keep the others from serving: see services/backends/triton_config.py
+        "exit-on-error": "false",
     }
     return Program(
         name="triton",
@@ -47,7 +52,7 @@ def program(engines: Engines, model_repository: Path, model: str, data: Path, lo
             *(f"--{key}={value}" for key, value in options.items()),
         ),
         log=log,
-        probe=functools.partial(http_ok, ports.http, f"/v2/models/{model}/ready"),
+        probe=functools.partial(http_ok, ports.http, "/v2/health/live"),
         env={
             "LD_LIBRARY_PATH": engine.library_path,
             "PATH": f"{engine.python.parent}:/usr/bin:/bin",

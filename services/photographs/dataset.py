@@ -9,8 +9,8 @@ from pathlib import Path
 from services.common.errors import InvalidArgument
 from services.photographs.checks import BrokenFile, Checked, check_files, check_overlap
 from services.photographs.folder import read_folder, unlabelled
-from services.photographs.grocery import read_grocery
-from services.photographs.manifest import read_manifest
+from services.photographs.grocery import is_grocery, read_grocery
+from services.photographs.manifest import JSONL_SUFFIXES, read_manifest
 from services.photographs.photograph import Photograph, Splits
 from services.photographs.sources import Progress, no_progress
 from services.photographs.splits import limit, split_by_file, split_images, split_products
@@ -24,6 +24,13 @@ class DataSet:
 
     splits: Splits
     broken: Sequence[BrokenFile] = ()
+
+
+def guess_source(path: Path) -> str:
+    """What `find_photographs` is to read it as: manifest, grocery or folder."""
+    if path.is_file() or path.suffix.lower() in JSONL_SUFFIXES | {".csv", ".tsv"}:
+        return "manifest"
+    return "grocery" if is_grocery(path) else "folder"
 
 
 def find_photographs(

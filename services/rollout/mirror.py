@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from services.backends.encoder import Encoder
+from services.backends.encoder import Encoder, Priority
 from services.backends.image_store import ImageStore
 from services.backends.index import DISCARDED, Collection, Fingerprint, Index, Row, Vector
 from services.common.errors import InvalidImage, NotFound
@@ -193,8 +193,10 @@ class Mirror:
                     batch.append(picture)
                     pixels.append(decoded)
             if batch:
+                # a switch waits for what is not paced
+                priority = Priority.BACKFILL if paced else Priority.QUERY
                 async with self._pace.turn() if paced else nullcontext():
-                    found = await self._encoder.embed(np.stack(pixels), self.target.model_version)
+                    found = await self._encoder.embed(np.stack(pixels), self.target.model_version, priority=priority)
                 vectors |= dict(zip(batch, found, strict=True))
             start += size
         return vectors, missing

@@ -165,7 +165,8 @@ class Walk:
         await self._go_on(Stage.LOAD)
 
     async def _load(self, record: Rollout) -> None:
-        await verification.load_version(self._parts.encoder, await self._manifest_of(record.version))
+        parts = self._parts
+        await verification.load_version(parts.encoder, parts.models, await self._manifest_of(record.version))
         await self._go_on(Stage.GATE)
 
     async def _gate(self, record: Rollout) -> None:
@@ -341,7 +342,7 @@ class Walk:
     async def _unload(self, version: int) -> None:
         loaded = await self._parts.encoder.loaded_versions()
         if version in loaded and version != self._board.collection.model_version:
-            await self._parts.encoder.keep_only(loaded - {version})
+            await self._parts.encoder.keep_only(self._parts.models, loaded - {version})
 
     async def _recover(self) -> None:
         """Finishes a switch whose alias has moved; lets writes go on when it has not."""

@@ -11,6 +11,7 @@ from services.evaluation.metrics import (
     mean_average_precision,
     mean_cosine,
     mean_reciprocal_rank,
+    ndcg_at_k,
     nearest,
     rank,
     recall_at_k,
@@ -52,6 +53,27 @@ class TestByHand:
         ranking = rank(at(0), ("z",), GALLERY, GALLERY_IDS)
         assert (ranking.rank[0], ranking.average_precision[0], ranking.reciprocal_rank[0]) == (0, 0, 0)
         assert not ranking.found(4)[0]
+
+    def test_ndcg(self) -> None:
+        # R = 2: the best order gains 1 / log2(2) + 1 / log2(3)
+        best = 1 + 1 / np.log2(3)
+        found = ndcg_at_k(at(1, 9, 60, 60), ("a", "a", "b", "c"), GALLERY, GALLERY_IDS)
+        # a: right at 1 and 3; at 2 and 3. b: R = 1, at 2. c: at 4
+        expected = [(1 + 1 / 2) / best, (1 / np.log2(3) + 1 / 2) / best, 1 / np.log2(3), 1 / np.log2(5)]
+        np.testing.assert_allclose(found, expected)
+
+    def test_ndcg_counts_the_first_k_alone(self) -> None:
+        queries, ids = at(1, 60, 0), ("a", "c", "z")
+        # a: of two right pictures one can be among the first, and is; c is the fourth; z has none
+        np.testing.assert_allclose(ndcg_at_k(queries, ids, GALLERY, GALLERY_IDS, k=1), [1, 0, 0])
+        best = 1 + 1 / np.log2(3)
+        np.testing.assert_allclose(ndcg_at_k(queries, ids, GALLERY, GALLERY_IDS, k=2), [1 / best, 0, 0])
+
+    def test_ndcg_passes_over_the_query_itself(self) -> None:
+        vectors, ids = at(0, 10, 25, 90), ("a", "a", "b", "b")
+        found = ndcg_at_k(vectors, ids, vectors, ids, own=np.arange(4))
+        # the other one of its product comes first, first, third (after 10 and 0), first
+        np.testing.assert_allclose(found, [1, 1, 1 / 2, 1])
 
     def test_leave_one_out_passes_over_the_query_itself(self) -> None:
         vectors, ids = at(0, 10, 25, 90), ("a", "a", "b", "b")
