@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from services.backends.index_schema import Collection
 from services.common.errors import FailedPrecondition
 from services.common.manifest import Manifest
 from services.export.publish import verify, versions_in
+
+if TYPE_CHECKING:
+    from services.backends.index_schema import Collection
 
 NO_FILES = "its files are missing"
 
