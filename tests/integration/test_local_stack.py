@@ -26,7 +26,10 @@ pytestmark = pytest.mark.timeout(240)
 
 def start(data: Path, repository: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "services.cli", "up", "--data", str(data), "--model-repository", str(repository)]
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # others may run on this machine
+    return subprocess.Popen(
+        [*command, "--rollout-port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 async def serving(process: subprocess.Popen[str], address: str) -> list[psutil.Process]:

@@ -56,7 +56,7 @@ def test_a_bar_says_how_far_it_is() -> None:
         "· switch",
         "· retention for 24 h",
     ]
-    assert "lookalike rollout cancel ends it" in shown[-1]
+    assert shown[12:14] == ["", "lookalike rollout cancel ends it; the serving version is not touched"]
 
 
 def test_only_what_was_asked_for_is_shown() -> None:
