@@ -195,9 +195,7 @@ def next_step(rollout: model_pb2.Rollout) -> str:
             return f"next: lookalike rollout start {version}"
         case model_pb2.ROLLOUT_STATUS_SUCCEEDED if rollout.HasField("retention_end"):
             before = rollout.previous_model.removeprefix("models/")
-            return (
-                f"{rollout.model} serves; back with lookalike rollback, for good with lookalike models retire {before}"
-            )
+            return f"{rollout.model} serves; back: lookalike rollback, for good: lookalike models retire {before}"
         case model_pb2.ROLLOUT_STATUS_SUCCEEDED:
             return f"{rollout.model} was taken into service; lookalike models shows what serves now"
     if stage_of(rollout) == "switch":

@@ -15,7 +15,7 @@ from rich.live import Live
 from services.cli.console import ROLLOUT_SERVICE
 from services.cli.failures import from_rpc
 from services.cli.rollout_client import RolloutClient
-from services.cli.rollout_view import ENDED, RolloutView, headline, stage_of, status_of
+from services.cli.rollout_view import COUNTED, ENDED, RolloutView, headline, stage_of, status_of
 
 POLL_S = 0.5
 # how long the service may be away before the watch gives up
@@ -89,6 +89,6 @@ def told(rollout: model_pb2.Rollout) -> str:
     parts = [stage] if status == "running" else [stage, status]
     if rollout.message:
         parts.append(rollout.message)
-    elif status == "running" and rollout.total and rollout.done:
+    elif status == "running" and stage in COUNTED and rollout.total and rollout.done:
         parts[-1] += f" {10 * (10 * rollout.done // rollout.total)}%"
     return ": ".join(parts)

@@ -85,7 +85,7 @@ def test_after_the_switch_the_retention_is_at_work_until_it_is_over() -> None:
     shown = lines(kept, retention_end=1.8e9)
     assert "✓ switch writes waited 0.31 s" in shown
     assert "● retention until 2027-01-15 08:00 UTC" in shown
-    assert shown[-1].startswith("models/2 serves; back with lookalike rollback")
+    assert shown[-1].startswith("models/2 serves; back: lookalike rollback")
     assert stages(kept.but(stage=Stage.RETIRED))[-1] == "✓ retention"
 
 
@@ -168,6 +168,7 @@ def test_names_of_others_are_no_markup() -> None:
         (rollout(stage=Stage.LOAD), Progress(), "load"),
         (rollout(stage=Stage.BACKFILL), Progress(39, 100), "backfill 30%"),
         (rollout(stage=Stage.BACKFILL), Progress(100, 100), "backfill 100%"),
+        (rollout(stage=Stage.CHECK), Progress(100, 100), "check"),
         (rollout(stage=Stage.DRAIN, status=Status.PAUSED, message="no Redis"), Progress(), "drain: paused: no Redis"),
         (rollout(stage=Stage.RETENTION, status=Status.SUCCEEDED), Progress(), "retention: succeeded"),
     ],
