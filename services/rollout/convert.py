@@ -15,16 +15,15 @@ from services.rollout.controller import Standing
 from services.rollout.errors import RolloutCancelled, RolloutFailed
 from services.rollout.models import ModelInfo
 from services.rollout.names import model_name, rollout_name
-from services.rollout.record import Gate, GateRow, Rollout, Stage, Status
+from services.rollout.record import Gate, GateRow, Rollout, Status
 from services.rollout.request import to_duration, to_request
 from services.rollout.sample_summary import Canary, Shadow, canary_of, shadow_of
 
 
 def to_operation(standing: Standing) -> operations_pb2.Operation:
-    """Done once the version serves, or the rollout has ended otherwise."""
+    """Done once the version serves, validation has passed, or the rollout has ended otherwise."""
     record, rollout = standing.record, to_rollout(standing)
-    serves = record.stage in (Stage.RETENTION, Stage.RETIRED)
-    operation = operations_pb2.Operation(name=PREFIX + record.id, done=record.status.ended or serves)
+    operation = operations_pb2.Operation(name=PREFIX + record.id, done=record.status.ended)
     operation.metadata.Pack(model_pb2.RolloutModelMetadata(rollout=rollout))
     if record.status in (Status.FAILED, Status.CANCELLED):
         operation.error.CopyFrom(to_status(_error(record)))
