@@ -2,7 +2,8 @@
 
 Shen, Xiong, Xia, Soatto, "Towards Backward-Compatible Representation Learning" (CVPR 2020). The old classifier is gone
 with its training run, so its class weights are synthesised as there (section 3.4): the mean old vector of each
-product's pictures. Pulling towards the old vector of each picture as well cost recall and is not done.
+product's pictures. Pulling towards the old vector of each picture as well cost recall of the products that were
+trained on, hardly helped the others, and is not done: docs/results.md.
 """
 
 from __future__ import annotations
