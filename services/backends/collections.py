@@ -123,12 +123,16 @@ class Collections:
         """Stores properties of a collection, durably; others stay as they are.
 
         Args:
-            properties: by their names without our prefix: "fence", "gap", "state", "record".
+            properties: by their names without our prefix: "fence", "state", "record".
         """
         named = index_schema.named_properties(properties)
         # twice: Milvus 2.3 shows the new properties at once, but stores those from before the call
         for _ in range(2):
             await self._milvus.call(lambda client: client.alter_collection_properties(name, named))
+
+    async def keep_gap(self, name: str, log: str) -> None:
+        """Says, durably, that a change log lacks a write to this collection."""
+        await self.keep(name, index_schema.gap_property(log))
 
     async def kept(self, name: str, prop: str) -> str:
         """One property of a collection or an alias; "" when there is none."""

@@ -40,6 +40,7 @@ IMAGE_COLUMNS = ("image", "sha256", "uri", "region", "position")
 
 _COLLECTION_PREFIX = "products_m"
 _PROPERTY_PREFIX = "lookalike."
+_GAP = "gap-"
 _BYTES_PER_CHAR = 4
 _TEXT_INDEXED = ("product", "category", "brand", "currency")
 _NUMBER_INDEXED = ("price",)
@@ -55,7 +56,7 @@ class Collection:
         dimension: D of its vectors.
         preprocessing: id of what was done to the pictures.
         fence: a token that voids cached results when it changes; "" when there was none yet.
-        gap: id of a change log that lacks a write to this collection; "": none does.
+        gaps: ids of change logs that lack a write to this collection.
         state: what the rollout service tells gateways, as `services.common.rollout_state`; "" before the first rollout.
     """
 
@@ -64,7 +65,7 @@ class Collection:
     dimension: int
     preprocessing: str
     fence: str = ""
-    gap: str = ""
+    gaps: frozenset[str] = frozenset()
     state: str = ""
 
     @classmethod
@@ -81,7 +82,7 @@ class Collection:
                 dimension=int(properties[f"{_PROPERTY_PREFIX}dimension"]),
                 preprocessing=properties[f"{_PROPERTY_PREFIX}preprocessing"],
                 fence=property_of(properties, "fence"),
-                gap=property_of(properties, "gap"),
+                gaps=gaps_in(properties),
                 state=property_of(properties, "state"),
             )
         except (KeyError, ValueError):
@@ -94,6 +95,17 @@ class Collection:
             f"{_PROPERTY_PREFIX}dimension": str(self.dimension),
             f"{_PROPERTY_PREFIX}preprocessing": self.preprocessing,
         }
+
+
+def gap_property(log: str) -> dict[str, str]:
+    """One for each log: with one for all, a gateway that is late with an old log's would hide the new one's."""
+    return {f"{_GAP}{log}": "1"}
+
+
+def gaps_in(properties: Mapping[str, str]) -> frozenset[str]:
+    """The logs that have one."""
+    start = f"{_PROPERTY_PREFIX}{_GAP}"
+    return frozenset(name.removeprefix(start) for name in properties if name.startswith(start))
 
 
 def is_ours(collection_name: str) -> bool:

@@ -21,6 +21,7 @@ class RolloutState:
         mirror: name of the collection that follows the serving one; "": none.
         mirror_version: its encoder version, which gateways verify before they acknowledge.
         frozen: writes wait.
+        freeze: how many freezes there have been, this one among them. turn: how many switches. Both rise for ever.
         query_version: encoder version that embeds queries for the serving collection; 0: the collection's own.
         canary: share of callers, 0 to 1, whose searches the mirror answers.
         shadow: share of searches, 0 to 1, that are asked of the mirror as well, off the request's path.
@@ -33,6 +34,8 @@ class RolloutState:
     mirror: str = ""
     mirror_version: int = 0
     frozen: bool = False
+    freeze: int = 0
+    turn: int = 0
     query_version: int = 0
     canary: float = 0.0
     shadow: float = 0.0

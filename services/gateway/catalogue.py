@@ -86,14 +86,18 @@ class Catalogue:
         """
         async with self._locked(product_id):
             written: Product | None = None
+            # collections that this write has touched itself: that it is there is no news in them
+            touched: set[str] = set()
             while True:
                 collection = (await self._serving.current()).collection
                 rows = await self._lookups.submit((collection, product_id))
                 stored = product_of(rows)
-                if written and stored and stored.update_time_us == written.update_time_us:
+                known = written and stored and stored.update_time_us == written.update_time_us
+                if written and known and collection.name not in touched:
                     # a switch came in between, and the rollout had carried it over
                     return written
-                _check_etag(product_id, stored, etag)
+                if not known:
+                    _check_etag(product_id, stored, etag)
                 product, inputs = change(stored)
                 check_product(product)
                 new_rows = await self._rows(collection, product, inputs, rows)
@@ -115,6 +119,7 @@ class Catalogue:
                     if row.image.id not in kept
                 ]
                 rows_now = [replace(row, product=product) for row in new_rows] + discarded
+                touched.add(collection.name)
                 if await self._commit(product_id, collection, rows_now, discarded):
                     return product
                 written = product

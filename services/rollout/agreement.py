@@ -61,7 +61,7 @@ class Agreement:
         if not await self._log.intact(state.log):
             raise LogLost("Redis is not the one that the change log was begun in")
         seen = await self._index.collections.describe(collection.name)
-        if seen is None or seen.gap == state.log:
+        if seen is None or state.log in seen.gaps:
             raise LogLost("a gateway could not enter a write into the change log")
 
 

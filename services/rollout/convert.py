@@ -142,6 +142,8 @@ def to_model(info: ModelInfo) -> model_pb2.Model:
     model.evaluated_on = manifest.evaluated_on
     model.training_run = manifest.training_run
     model.created = manifest.created
+    if manifest.compatible_with:
+        model.compatible_with = model_name(manifest.compatible_with)
     return model
 
 

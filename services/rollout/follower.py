@@ -13,6 +13,7 @@ import time
 from types import TracebackType
 
 from services.backends.change_log import START, ChangeLog
+from services.backends.gateway_registry import GATEWAY_TTL_S
 from services.backends.index import Index
 from services.common.errors import LookalikeError
 from services.rollout.agreement import Agreement, LogLost
@@ -140,7 +141,11 @@ class Follower:
                 frozen=False,
                 hurry=False,
             )
+        began = time.monotonic()
         await self._agreement.reached(state, _ACKNOWLEDGE_S)
+        if not usable:
+            # a Redis that was emptied before does not know gateways that still trust what they hold
+            await asyncio.sleep(max(0.0, began + GATEWAY_TTL_S - time.monotonic()))
 
     async def _follow_and_copy(self) -> None:
         """Until something fails."""

@@ -119,6 +119,7 @@ class Rollout:
     rollback: back to a version that is kept up to date.
     message: what it waits for or why it paused or failed, for people. reason: of a failure, UPPER_SNAKE.
     promoted: an operator has let it go on from this stage. cancelling: an operator has ended it.
+    samples_log: the change log that shadow and canary samples are kept under.
     switch_log, switch_from: the change log that the switch must read once more, and from where.
     missing: products with images whose original is missing, at most MAX_NAMED.
     freeze_s: how long writes waited at the switch.
@@ -137,6 +138,7 @@ class Rollout:
     reason: str = ""
     promoted: bool = False
     cancelling: bool = False
+    samples_log: str = ""
     switch_log: str = ""
     switch_from: str = ""
     gate: Gate | None = None

@@ -174,12 +174,12 @@ class Rollouts:
         return self._walk.progress if walks else None
 
     async def samples(self, rollout_id: str) -> list[Sample]:
-        """What gateways saw of it; none when Redis does not answer, or after the switch."""
-        record, log = self._board.record, self._board.state.log
-        if record is None or record.id != rollout_id or not log:
+        """What gateways saw of it; none when Redis does not answer, or of a rollout before the last."""
+        record = self._board.record
+        if record is None or record.id != rollout_id or not record.samples_log:
             return []
         try:
-            return await self._parts.samples.all(log)
+            return await self._parts.samples.all(record.samples_log)
         except LookalikeError:
             return []
 

@@ -6,9 +6,10 @@ import logging
 import secrets
 import time
 
-from services.backends.change_log import ChangeLog
+from services.backends.change_log import START, ChangeLog
 from services.backends.index import Index
 from services.common.errors import LookalikeError, Unavailable
+from services.common.rollout_state import RolloutState
 from services.rollout.agreement import Agreement, LogLost
 from services.rollout.board import Board
 from services.rollout.mirror import Mirror
@@ -62,9 +63,10 @@ class Switch:
         began = time.monotonic()
         moving = False
         try:
-            state = await board.publish(frozen=True, hurry=True)
+            state = await self._freeze()
             await self._agreement.reached(state, FREEZE_BUDGET_S)
-            start = await self._copy_entered(mirror, old_log, start)
+            entered, start = await self._entered(old_log, start)
+            await mirror.copy(entered)
             new_log = secrets.token_hex(8)
             await self._log.open(new_log)
             await self._agreement.log_is_whole(mirror.source, state)
@@ -73,6 +75,8 @@ class Switch:
                 mirror=mirror.source.name,
                 mirror_version=mirror.source.model_version,
                 query_version=0,
+                freeze=state.freeze + 1,
+                turn=state.turn + 1,
                 canary=0.0,
                 shadow=0.0,
                 retention_end=time.time() + retention_s,
@@ -89,24 +93,24 @@ class Switch:
         await self.finish(mirror, began)
 
     async def finish(self, mirror: Mirror, began: float | None = None) -> None:
-        """What comes after the alias has moved, from `mirror.source` to `mirror.target`.
+        """What comes after the alias has moved, from `mirror.source` to `mirror.target`. It may be done again.
 
         Args:
             began: when writes were frozen (monotonic); None when this process does not know.
+
+        Raises:
+            Unavailable: gateways give up waiting by themselves; do it again.
         """
         board = self._board
         record = board.record
         assert record is not None
-        try:
-            await self._agreement.reached(board.state, _ACKNOWLEDGE_S)
-        except LogLost as error:
-            # it has waited for as long as any gateway may still look at the old collection
-            _log.warning("the registry was lost at the switch", extra={"facts": {"error": error.message}})
-        # entered since by a gateway that gave up waiting for the freeze
-        await self._copy_entered(mirror, record.switch_log, record.switch_from, only=mirror.source.name)
-        await board.publish(frozen=False, hurry=False)
+        if board.state.frozen:
+            whole = await self._acknowledged()
+            await self._repair(mirror, record, whole)
+            await board.publish(frozen=False, hurry=False)
         freeze_s = time.monotonic() - began if began is not None else 0.0
         _log.info("switched", extra={"facts": {"collection": mirror.target.name, "freeze_s": round(freeze_s, 3)}})
+        await self._log.close(record.switch_log)
         await board.remember(
             record.but(
                 stage=Stage.RETENTION,
@@ -117,21 +121,58 @@ class Switch:
                 switch_from="",
             )
         )
-        await self._log.close(record.switch_log)
 
-    async def _copy_entered(self, mirror: Mirror, log: str, start: str, *, only: str = "") -> str:
-        """Copies what was entered behind `start`; the place of the last entry.
+    async def _repair(self, mirror: Mirror, record: Rollout, whole: bool) -> None:
+        """Copies what gateways wrote to the source after they gave up waiting for the freeze before the switch.
+
+        Not what was written to the target since: gateways give up waiting for the end of the switch as well. So nobody
+        knows what to copy when the new log is not `whole`.
+        """
+        while whole and (late := await self._late(mirror, record)):
+            frozen_at = time.monotonic()
+            await self._freeze()
+            whole = await self._acknowledged()
+            newer, _ = await self._entered(self._board.state.log, START)
+            _log.warning("repairing", extra={"facts": {"products": len(late)}})
+            if whole:
+                await mirror.copy((late | await self._late(mirror, record)) - newer)
+            if time.monotonic() - frozen_at <= FREEZE_BUDGET_S:
+                return
+
+    async def _late(self, mirror: Mirror, record: Rollout) -> set[str]:
+        """Products that may have been written to the source since the switch read the log."""
+        late, _ = await self._entered(record.switch_log, record.switch_from, only=mirror.source.name)
+        source = await self._index.collections.describe(mirror.source.name)
+        if source is not None and record.switch_log in source.gaps:
+            # some of them could not be entered
+            late |= {product_id async for _, ids in mirror.differing() for product_id in ids}
+        return late
+
+    async def _acknowledged(self) -> bool:
+        """Returns when all gateways act by the state; whether its log is whole."""
+        try:
+            await self._agreement.reached(self._board.state, _ACKNOWLEDGE_S)
+            await self._agreement.log_is_whole(self._board.collection, self._board.state)
+        except LogLost as error:
+            # it has waited for as long as any gateway may still look at the old collection
+            _log.warning("the log was lost at the switch", extra={"facts": {"error": error.message}})
+            return False
+        return True
+
+    async def _entered(self, log: str, start: str, *, only: str = "") -> tuple[set[str], str]:
+        """Products that were entered behind `start`, and the place of the last entry.
 
         Args:
             only: entries of writes to this collection alone.
         """
-        if not log:
-            return start
-        while entries := await self._log.read(log, start, _READ):
-            products = {entry.product for entry in entries if not only or entry.collection == only}
-            await mirror.copy(sorted(products))
+        products: set[str] = set()
+        while log and (entries := await self._log.read(log, start, _READ)):
+            products |= {entry.product for entry in entries if not only or entry.collection == only}
             start = entries[-1].id
-        return start
+        return products, start
+
+    async def _freeze(self) -> RolloutState:
+        return await self._board.publish(frozen=True, freeze=self._board.state.freeze + 1, hurry=True)
 
     async def _thaw(self) -> None:
         try:

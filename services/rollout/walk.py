@@ -161,7 +161,14 @@ class Walk:
         await self._try(lambda: self._end(record, Status.FAILED, message, reason))
 
     async def _verify(self, record: Rollout) -> None:
-        self._manifest = await verification.verify_files(self._parts.models, record.version)
+        self._manifest = manifest = await verification.verify_files(self._parts.models, record.version)
+        serving = self._board.collection.model_version
+        if record.options.compatible and manifest.compatible_with != serving:
+            raise FailedPrecondition(
+                f"encoder version {record.version} was not trained to be compatible with version {serving}: its manifest "
+                f"names {manifest.compatible_with or 'none'}",
+                reason="NOT_COMPATIBLE",
+            )
         await self._go_on(Stage.LOAD)
 
     async def _load(self, record: Rollout) -> None:
@@ -230,6 +237,7 @@ class Walk:
         follower = await self._follow(record)
         await self._until(follower.caught_up(), follower)
         state = await self._board.publish(**share)
+        await self._board.change(samples_log=state.log)
         await self._parts.agreement.reached(state, _ACKNOWLEDGE_S)
         if record.options.auto:
             await self._enough(kind)
