@@ -20,12 +20,16 @@ from unittest.mock import patch
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from services.common.settings import ServiceSettings
 from services.gateway.settings import GatewaySettings
+from services.rollout.settings import RolloutSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = "docker-compose.yml"
 OVERRIDES = ("deploy/docker-compose.gpu.yml",)
 OPEN_SERVICES = {"gateway"}
+# of the services that are ours, by their names
+SETTINGS: dict[str, type[ServiceSettings]] = {"gateway": GatewaySettings, "rollout": RolloutSettings}
 # read by services.local, which is no service of ours and has no settings class
 OTHER_VARIABLES = {"LOOKALIKE_ENGINES"}
 
@@ -43,7 +47,7 @@ def problems(root: Path = ROOT) -> list[str]:
             _health_problems(service),
             _reference_problems(service, compose),
             _port_problems(service) if name not in OPEN_SERVICES else (),
-            _value_problems(service),
+            _value_problems(name, service),
         )
         found += [f"{COMPOSE}: {name}: {problem}" for check in checks for problem in check]
     used = {_source(volume) for service in services.values() for volume in service.get("volumes", ())}
@@ -54,7 +58,7 @@ def problems(root: Path = ROOT) -> list[str]:
     return found
 
 
-def setting_names(model: type[BaseModel] = GatewaySettings, prefix: str = "LOOKALIKE_") -> Iterator[str]:
+def setting_names(model: type[BaseModel], prefix: str = "LOOKALIKE_") -> Iterator[str]:
     """Every environment variable that the model reads."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -64,7 +68,7 @@ def setting_names(model: type[BaseModel] = GatewaySettings, prefix: str = "LOOKA
 
 
 def _variable_problems(root: Path) -> Iterator[str]:
-    known = {*setting_names(), *OTHER_VARIABLES}
+    known = {name for model in SETTINGS.values() for name in setting_names(model)} | OTHER_VARIABLES
     for path in (root / COMPOSE, *sorted((root / "deploy").rglob("*"))):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             for name in sorted(set(re.findall(r"\bLOOKALIKE_\w+", path.read_text())) - known):
@@ -151,11 +155,17 @@ def _port_problems(service: dict[str, Any]) -> Iterator[str]:
             yield f"port {port} is open to other machines"
 
 
-def _value_problems(service: dict[str, Any]) -> Iterator[str]:
+def _value_problems(name: str, service: dict[str, Any]) -> Iterator[str]:
+    model = SETTINGS.get(name)
+    if model is None:
+        return
+    unknown = {key for key in service.get("environment", {}) if key.startswith("LOOKALIKE_")} - {*setting_names(model)}
+    for key in sorted(unknown):
+        yield f"{key} is not one of its settings"
     environment = {name: str(value) for name, value in service.get("environment", {}).items()}
     with patch.dict(os.environ, environment, clear=True):
         try:
-            GatewaySettings()
+            model()
         except ValidationError as error:
             for problem in error.errors():
                 yield f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -1,4 +1,4 @@
-"""Container health check: exit code 0 when the gateway on this machine is SERVING. Argument: its port (50051)."""
+"""Container health check: exit code 0 when the service on this machine is SERVING. Argument: its port (50051)."""
 
 from __future__ import annotations
 

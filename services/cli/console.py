@@ -1,4 +1,4 @@
-"""What every command shares: where it finds the gateway, how it prints, how it ends."""
+"""What every command shares: where it finds the services, how it prints, how it ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from google.protobuf import json_format
@@ -14,18 +14,35 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+T = TypeVar("T")
+
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_ROLLOUT_ADDRESS = "127.0.0.1:50052"
 INTERRUPTED = 130
+# as a line of an error names them
+GATEWAY, ROLLOUT_SERVICE = "gateway", "rollout service"
 
 Address = Annotated[
     str, typer.Option("--address", envvar="LOOKALIKE_ADDRESS", help="Where the gateway listens, as host:port.")
+]
+RolloutAddress = Annotated[
+    str,
+    typer.Option(
+        "--rollout-address",
+        envvar="LOOKALIKE_ROLLOUT_ADDRESS",
+        help="Where the rollout service listens, as host:port.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @contextmanager
-def errors_as_lines(address: str = "") -> Iterator[None]:
-    """What is meant for people becomes one line and exit code 1."""
+def errors_as_lines(address: str = "", service: str = GATEWAY) -> Iterator[None]:
+    """What is meant for people becomes one line and exit code 1.
+
+    Args:
+        address: where the service was looked for, to be named when there is none.
+    """
     import grpc
 
     from services.cli.failures import from_error, from_rpc
@@ -37,17 +54,17 @@ def errors_as_lines(address: str = "") -> Iterator[None]:
         stderr().print("stopped")
         raise typer.Exit(INTERRUPTED) from None
     except grpc.RpcError as error:
-        fail(str(from_rpc(error, address)))
+        fail(str(from_rpc(error, address, service)))
     except LookalikeError as error:
         fail(str(from_error(error)))
     except OSError as error:
         fail(str(error))
 
 
-def run(main: Coroutine[Any, Any, None], address: str = "") -> None:
+def run(main: Coroutine[Any, Any, T], address: str = "", service: str = GATEWAY) -> T:
     """Runs a command to its end."""
-    with errors_as_lines(address):
-        asyncio.run(main)
+    with errors_as_lines(address, service):
+        return asyncio.run(main)
 
 
 def fail(message: str) -> NoReturn:

@@ -6,16 +6,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from services.cli.console import AsJson, errors_as_lines, fail, print_json, stderr, stdout
-from services.cli.evaluation_tables import as_plain, print_categories, print_results, print_robustness, print_sizes
+from services.cli.evaluation_tables import (
+    as_plain,
+    print_categories,
+    print_compatibilities,
+    print_results,
+    print_robustness,
+    print_sizes,
+)
 from services.cli.progress import progress_bar
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.images import PREPROCESSING
 from services.common.manifest import MODEL_FILE, MODEL_NAME, Manifest
+from services.evaluation.compatibility import Compatibility, check_dimensions, compatibility
 from services.evaluation.inference import (
     Encoder,
     Progress,
@@ -52,6 +60,10 @@ class SplitOption(StrEnum):
 def evaluate(
     model: Annotated[str, typer.Option(help="Number of a version, or an ONNX file.")],
     data: Annotated[Path, typer.Option(help="Folder of photographs, CSV or JSONL file, or Grocery Store Dataset.")],
+    against: Annotated[
+        str | None,
+        typer.Option(help="Number of an older version, or an ONNX file: search in what it has embedded too."),
+    ] = None,
     source: Annotated[SourceOption | None, typer.Option(help="How to read it. Default: by what is there.")] = None,
     split: Annotated[
         SplitOption | None,
@@ -75,29 +87,38 @@ def evaluate(
     catalogue picture of each product where there are any. Folders are PRODUCT/1.jpg or CATEGORY/PRODUCT/1.jpg, below
     train, validation, test and catalogue if wanted; a file has the columns path, product, split, category, catalogue.
 
+    With --against, queries of the model are looked for in the older one's vectors too: how well a new version finds
+    before the collection has been embedded again.
+
     Example: lookalike evaluate --model 2 --data ../shared/data/grocery --by-category
     """
     strengths = _severities(severities)
     with errors_as_lines():
         name, encoder = _open(model, repository)
+        older = _open(against, repository) if against else None
+        if older:
+            check_dimensions(older[1].dimension, encoder.dimension, older[0])
         photographs, broken = _read(data, source or SourceOption(guess_source(data)))
         asked = split or _default_split(photographs)
         found = protocols(photographs, asked.value)
         vectors = _embed(found, encoder)
         results = [measure(protocol, *both) for protocol, both in zip(found, vectors, strict=True)]
+        compatible = _compatibilities(found, older[1], vectors) if older else []
         main, (asked_with, gallery) = found[0], vectors[0]
         sized = sizes(asked_with, main.query_ids, gallery, main.gallery_ids, main.own) if with_sizes else []
         robust = _robustness(main, gallery, encoder, queries, strengths) if with_robustness else None
     if as_json:
-        facts = {
+        facts: dict[str, Any] = {
             "model": name,
             "side": encoder.side,
             "dimension": encoder.dimension,
             "data": str(data),
             "split": asked.value,
         }
+        if older:
+            facts["against"] = {"model": older[0], "side": older[1].side, "dimension": older[1].dimension}
         files = [{"path": str(file.path), "reason": file.reason} for file in broken]
-        print_json(facts | {"broken": files} | as_plain(results, sized, robust))
+        print_json(facts | {"broken": files} | as_plain(results, sized, robust, compatible))
         return
     for file in broken:
         stderr().print(f"passed over {file.path}: {file.reason}", markup=False, highlight=False, soft_wrap=True)
@@ -105,6 +126,8 @@ def evaluate(
         f"{name}, S {encoder.side}, D {encoder.dimension}; {asked.value} photographs of {data}", highlight=False
     )
     print_results(results)
+    if older:
+        print_compatibilities(compatible, older[0], name)
     if by_category:
         for result in results:
             print_categories(result)
@@ -165,6 +188,18 @@ def _embed(found: Sequence[Protocol], encoder: Encoder) -> list[tuple[Vectors, V
     """Query and gallery vectors of each protocol."""
     with _bar("embedding", len(pictures_of(found))) as progress:
         return embed_protocols(found, encoder.side, encoder, progress=progress)
+
+
+def _compatibilities(
+    found: Sequence[Protocol], older: Encoder, vectors: Sequence[tuple[Vectors, Vectors]]
+) -> list[Compatibility]:
+    """Args:
+    vectors: query and gallery vectors of each protocol by the new encoder.
+    """
+    return [
+        compatibility(old, new, one.query_ids, one.gallery_ids, one.own)
+        for one, old, new in zip(found, _embed(found, older), vectors, strict=True)
+    ]
 
 
 def _robustness(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.cli.console import stdout, table
+from services.evaluation.compatibility import Compatibility
 from services.evaluation.protocols import CATALOGUE, Protocol
 from services.evaluation.results import COARSE, Result
 from services.evaluation.robustness import Robustness
@@ -43,6 +44,16 @@ def print_categories(result: Result) -> None:
     stdout().print(shown)
 
 
+def print_compatibilities(found: Sequence[Compatibility], older: str, newer: str) -> None:
+    """All protocols side by side, numbered as in `print_results`."""
+    stdout().print(f"who embeds the query / who the gallery; old: {older}, new: {newer}", highlight=False)
+    shown = table("", *(f"{number}>" for number in range(1, len(found) + 1)))
+    for name in dict.fromkeys(name for one in found for name in one.metrics):
+        values = [one.metrics.get(name) for one in found]
+        shown.add_row(name, *("" if value is None else f"{value:.1%}" for value in values))
+    stdout().print(shown)
+
+
 def print_sizes(sizes: Sequence[Size]) -> None:
     shown = table("vectors", "D>", "bytes each>", "recall@1>")
     for size in sizes:
@@ -65,9 +76,20 @@ def print_robustness(robustness: Robustness) -> None:
     )
 
 
-def as_plain(results: Sequence[Result], sizes: Sequence[Size], robustness: Robustness | None) -> dict[str, Any]:
-    """For JSON; what was not asked for is left out."""
+def as_plain(
+    results: Sequence[Result],
+    sizes: Sequence[Size],
+    robustness: Robustness | None,
+    compatible: Sequence[Compatibility] = (),
+) -> dict[str, Any]:
+    """For JSON; what was not asked for is left out.
+
+    Args:
+        compatible: of each protocol, or empty.
+    """
     plain: dict[str, Any] = {"protocols": [_plain_result(result) for result in results]}
+    for protocol, one in zip(plain["protocols"], compatible, strict=False):
+        protocol["compatibility"] = one.metrics
     if sizes:
         plain["sizes"] = [asdict(size) for size in sizes]
     if robustness:

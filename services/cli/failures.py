@@ -9,14 +9,15 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from services.cli.console import GATEWAY
 from services.common.errors import InvalidArgument, LookalikeError
 
 # another try may help
 TRANSIENT = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
 )
-# a client that can't reach a server makes these up itself; a gateway of ours always sends a reason with them
-NO_SERVER = "NO_GATEWAY"
+# a client that can't reach a server makes these up itself; a service of ours always sends a reason with them
+NO_SERVER, NO_ROLLOUT_SERVICE = "NO_GATEWAY", "NO_ROLLOUT_SERVICE"
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -62,11 +63,12 @@ def from_status(status: Any) -> Failure:
     )
 
 
-def from_rpc(error: grpc.RpcError, address: str = "") -> Failure:
+def from_rpc(error: grpc.RpcError, address: str = "", service: str = GATEWAY) -> Failure:
     """Of a failed call.
 
     Args:
-        address: where the gateway was looked for, to be named when there is none.
+        address: where the service was looked for, to be named when there is none.
+        service: GATEWAY or ROLLOUT_SERVICE.
     """
     status = rpc_status.from_call(error)
     if status is not None:
@@ -75,7 +77,8 @@ def from_rpc(error: grpc.RpcError, address: str = "") -> Failure:
     if code is grpc.StatusCode.UNAVAILABLE:
         at = f" at {address}" if address else ""
         why = "" if "Connection refused" in details else f" ({details[:160]})"
-        return Failure(code, f"no gateway answers{at}{why}; start one with `lookalike up`", NO_SERVER)
+        reason = NO_SERVER if service == GATEWAY else NO_ROLLOUT_SERVICE
+        return Failure(code, f"no {service} answers{at}{why}; start one with `lookalike up`", reason)
     return Failure(code, details or code.name, code.name)
 
 

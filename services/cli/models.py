@@ -1,4 +1,4 @@
-"""`lookalike models`: builds encoder version 1, lists the versions there are, takes in and hands out single files."""
+"""`lookalike models`: lists the encoder versions, builds version 1, takes in and hands out single files, retires."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from services.cli.console import AsJson, errors_as_lines, fail, print_json, stdout, table
+from services.cli import model_versions
+from services.cli.console import (
+    DEFAULT_ROLLOUT_ADDRESS,
+    AsJson,
+    RolloutAddress,
+    errors_as_lines,
+    fail,
+    print_json,
+    stdout,
+    table,
+)
 from services.cli.evaluation_pictures import demo_pictures, find_grocery, grocery_pictures
 from services.cli.progress import progress_bar
 from services.common.errors import FailedPrecondition
@@ -23,11 +33,43 @@ from services.export.publish import Origin, publish, verify, versions_in
 
 VERSION = 1
 
-app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, help="Build, list, add and export encoder versions."
-)
+app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 
 Repository = Annotated[Path, typer.Option("--repository", help="Triton's model repository.")]
+
+
+@app.callback()
+def models(
+    context: typer.Context,
+    repository: Annotated[
+        Path, typer.Option("--repository", help="Triton's model repository; looked at when no rollout service runs.")
+    ] = Path("model_repository"),
+    address: RolloutAddress = DEFAULT_ROLLOUT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """List the encoder versions: what each is to the system now, and how well it finds. Or one of the commands below.
+
+    Without a running rollout service the files alone are looked at.
+
+    Example: lookalike models
+    """
+    if context.invoked_subcommand is None:
+        model_versions.show(repository, address, as_json)
+
+
+@app.command()
+def retire(
+    version: Annotated[int, typer.Argument(min=1, help="Number of the version.")],
+    address: RolloutAddress = DEFAULT_ROLLOUT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Give up a version that does not serve: its collection goes, Triton unloads it, its files stay.
+
+    When it is the one that served before, there is no way back to it but another rollout.
+
+    Example: lookalike models retire 1
+    """
+    model_versions.retire(version, address, as_json)
 
 
 def init_models(

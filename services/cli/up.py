@@ -23,6 +23,7 @@ def up(
     host: Annotated[str, typer.Option(help="Address the gateway listens on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Of the gateway.", min=0, max=65535)] = 50051,
     metrics_port: Annotated[int, typer.Option(help="Of the gateway's metrics.", min=0, max=65535)] = 9464,
+    rollout_port: Annotated[int, typer.Option(help="Of the rollout service.", min=0, max=65535)] = 50052,
     triton_port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 0,
     milvus_port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 0,
     redis_port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 0,
@@ -30,7 +31,7 @@ def up(
         "model_repository"
     ),
 ) -> None:
-    """Run Triton, Milvus, Redis and the gateway until Ctrl-C or SIGTERM.
+    """Run Triton, Milvus, Redis, the gateway and the rollout service until Ctrl-C or SIGTERM.
 
     Builds encoder version 1 when there is none. A part that ends is started again. Exit code 1 when a port is in use,
     an engine is missing, or another instance uses the data directory.
@@ -41,7 +42,14 @@ def up(
     from services.common.manifest import MANIFEST_FILE, MODEL_NAME
     from services.local.ports import Ports
 
-    ports = Ports(gateway=port, metrics=metrics_port, triton=triton_port, milvus=milvus_port, redis=redis_port)
+    ports = Ports(
+        gateway=port,
+        metrics=metrics_port,
+        triton=triton_port,
+        milvus=milvus_port,
+        redis=redis_port,
+        rollout=rollout_port,
+    )
     with errors_as_lines():
         if not any((model_repository / MODEL_NAME).glob(f"[0-9]*/{MANIFEST_FILE}")):
             init_models(model_repository)

@@ -10,6 +10,7 @@
     +-- Overloaded                  retry after the given delay
     +-- Unavailable                 a part of the system does not answer; retry
     +-- DeadlineExceeded
+    +-- NotSupported                a method of a common API that has no meaning here
 
 `services.common.server` turns them into `google.rpc.Status` with ErrorInfo, BadRequest and RetryInfo; nothing else
 builds a gRPC status. Any other exception becomes INTERNAL with a fixed message and a logged traceback.
@@ -107,3 +108,8 @@ class Unavailable(LookalikeError):
 class DeadlineExceeded(LookalikeError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
+
+
+class NotSupported(LookalikeError):
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "NOT_SUPPORTED"

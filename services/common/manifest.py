@@ -72,6 +72,10 @@ class Manifest:
         recipe: name of the training recipe. recipe_fingerprint: 8 hexadecimal digits of all that it says.
         parent: version whose weights the training began with; 0: none in this repository.
         teacher: encoder it was distilled from; "": none.
+        compatible_with: version whose collection its query vectors also work against; 0: none. How well, its metrics
+            say: "new/old recall@1" is of its own queries in what that version embedded, "old/old recall@1" of that
+            version's queries there, "recall@1" of its own queries in what it embedded itself.
+        compatible_sha256: of the file that served as that version, which may have another number elsewhere.
     """
 
     version: int
@@ -91,6 +95,8 @@ class Manifest:
     recipe_fingerprint: str = ""
     parent: int = 0
     teacher: str = ""
+    compatible_with: int = 0
+    compatible_sha256: str = ""
 
     @property
     def served_variant(self) -> Variant:

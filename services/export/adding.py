@@ -1,7 +1,8 @@
 """Encoders that travel as a single file: into the model repository as its next version, and out of it.
 
 Beside `encoder.onnx` stands `encoder.json`: the manifest of a version with one variant. The number in it is the one
-that it had where it comes from.
+that it had where it comes from, and so is that of the version it is compatible with: the file of that one tells which
+number it has here, if any.
 """
 
 from __future__ import annotations
@@ -81,7 +82,15 @@ def add(models: Path, file: Path, manifest_file: Path | None = None, version: in
         variant = dataclasses.replace(manifest.served_variant, file=file_name(manifest.served), sha256=sha256)
         copy.rename(folder / variant.file)
         link(folder / variant.file, folder / MODEL_FILE)
-        manifest = dataclasses.replace(manifest, version=number, variants=(variant,), extras=())
+        older = _with_file(models, manifest.compatible_sha256) if manifest.compatible_with else None
+        manifest = dataclasses.replace(
+            manifest,
+            version=number,
+            variants=(variant,),
+            extras=(),
+            compatible_with=older.version if older else 0,
+            compatible_sha256=manifest.compatible_sha256 if older else "",
+        )
         manifest.write(folder)
         move_in(folder, models / str(number))
     return Added(manifest, added=True)

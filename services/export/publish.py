@@ -54,6 +54,8 @@ class Origin:
     recipe_fingerprint: str = ""
     parent: int = 0
     teacher: str = ""
+    compatible_with: int = 0
+    compatible_sha256: str = ""
 
 
 def publish(
@@ -110,6 +112,8 @@ def publish(
             recipe_fingerprint=origin.recipe_fingerprint,
             parent=origin.parent,
             teacher=origin.teacher,
+            compatible_with=origin.compatible_with,
+            compatible_sha256=origin.compatible_sha256,
         )
         manifest.write(folder)
         move_in(folder, target)

@@ -22,6 +22,7 @@ class Ports:
     triton: int = 0
     milvus: int = 0
     redis: int = 0
+    rollout: int = 0
 
 
 class PortPicker:

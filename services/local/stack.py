@@ -1,14 +1,12 @@
-"""The whole system on one machine: the engines, then one or more gateways, each kept running."""
+"""The whole system on one machine: the engines, one or more gateways, the rollout service, each kept running."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
-import functools
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,8 @@ from services.local import milvus, redis, triton
 from services.local.engines import Engines
 from services.local.errors import DataInUse
 from services.local.ports import PortPicker, Ports
-from services.local.probes import grpc_serving
 from services.local.processes import Program
+from services.local.service import ServicePorts, program, reachable
 from services.local.supervisor import Supervisor
 
 LITE, STANDALONE = "lite", "standalone"
@@ -43,7 +41,7 @@ class LocalStack:
         data_dir: holds all that outlives the stack; one stack at a time.
         milvus: "lite", "standalone", or the URL of a Milvus that runs elsewhere.
         gateways: how many; the second and further ones listen on free ports.
-        gateway_env: further settings of the gateways.
+        gateway_env: further settings of the gateways. rollout_env: of the rollout service.
 
     Raises:
         DataInUse, PortInUse, EngineMissing, StartFailed; nothing is left running then.
@@ -59,6 +57,7 @@ class LocalStack:
         host: str = "127.0.0.1",
         gateways: int = 1,
         gateway_env: Mapping[str, str] | None = None,
+        rollout_env: Mapping[str, str] | None = None,
         engines: Engines | None = None,
     ) -> None:
         self._data = data_dir.absolute()
@@ -68,11 +67,13 @@ class LocalStack:
         self._host = host
         self._gateways = gateways
         self._gateway_env = dict(gateway_env or {})
+        self._rollout_env = dict(rollout_env or {})
         self._engines = engines or Engines.default()
         self._lock: IO[str] | None = None
         self._parts: dict[str, Supervisor] = {}
         self.addresses: list[PartAddress] = []
         self.gateway_addresses: list[str] = []
+        self.rollout_address = ""
         self.triton_url = ""
         self.milvus_uri = ""
         self.redis_url = ""
@@ -90,11 +91,12 @@ class LocalStack:
     async def __aenter__(self) -> LocalStack:
         self._lock = _locked(self._data)
         try:
-            engines, gateways = self._programs()
-            self._parts = {program.name: Supervisor(program) for program in (*engines, *gateways)}
-            # gateways wait for the engines by themselves, but would log that they do
+            engines, gateways, rollout = self._programs()
+            self._parts = {program.name: Supervisor(program) for program in (*engines, *gateways, rollout)}
+            # gateways wait for the engines by themselves, but would log that they do; the rollout service for gateways
             await self._start(engines)
             await self._start(gateways)
+            await self._start([rollout])
         except BaseException:
             await self._stop_all()
             raise
@@ -106,7 +108,7 @@ class LocalStack:
         await self._stop_all()
 
     def pid(self, name: str) -> int | None:
-        """Process id of a part ("gateway", "gateway2", "triton", "milvus", "redis"); None while it is down."""
+        """Process id of a part ("gateway", "gateway2", "rollout", "triton", "milvus", "redis"); None while down."""
         return self._parts[name].pid
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -132,10 +134,19 @@ class LocalStack:
     async def restart(self, name: str) -> None:
         await self._parts[name].restart()
 
-    def _programs(self) -> tuple[list[Program], list[Program]]:
+    def _programs(self) -> tuple[list[Program], list[Program], Program]:
         picker, wanted, logs = PortPicker(), self._ports, self._data / "logs"
-        gateway_ports = [picker.pick("the gateway", wanted.gateway, self._host)]
-        metrics_ports = [picker.pick("metrics", wanted.metrics, self._host)]
+        gateway_ports = [
+            ServicePorts(
+                self._host,
+                picker.pick("the gateway", wanted.gateway, self._host),
+                picker.pick("metrics", wanted.metrics, self._host),
+            )
+        ]
+        # operators alone ask it
+        rollout_ports = ServicePorts(
+            "127.0.0.1", picker.pick("the rollout service", wanted.rollout), picker.pick("metrics")
+        )
         triton_ports = triton.TritonPorts(
             grpc=picker.pick("Triton", wanted.triton), http=picker.pick("Triton"), metrics=picker.pick("Triton")
         )
@@ -161,46 +172,38 @@ class LocalStack:
         else:
             self.milvus_uri = self._milvus
         for _ in range(1, self._gateways):
-            gateway_ports.append(picker.pick("a gateway", 0, self._host))
-            metrics_ports.append(picker.pick("metrics", 0, self._host))
-        self.gateway_addresses = [f"{_reachable(self._host)}:{port}" for port in gateway_ports]
+            ports = (picker.pick("a gateway", 0, self._host), picker.pick("metrics", 0, self._host))
+            gateway_ports.append(ServicePorts(self._host, *ports))
+        self.gateway_addresses = [ports.address for ports in gateway_ports]
+        self.rollout_address = rollout_ports.address
+        gateway_env = {"LOOKALIKE_CACHE__URL": self.redis_url} | self._gateway_env
         gateways = [
-            self._gateway(f"gateway{number + 1}" if number else "gateway", *at, logs)
-            for number, at in enumerate(zip(gateway_ports, metrics_ports, strict=True))
+            self._service("gateway", f"gateway{number + 1}" if number else "gateway", logs, ports, gateway_env)
+            for number, ports in enumerate(gateway_ports)
         ]
+        rollout = self._service("rollout", "rollout", logs, rollout_ports, self._rollout_env)
         self.addresses = [
             *(
                 PartAddress(program.name, address, program.log)
                 for program, address in zip(gateways, self.gateway_addresses, strict=True)
             ),
-            PartAddress("metrics", f"http://{_reachable(self._host)}:{metrics_ports[0]}/metrics", None),
+            PartAddress("metrics", f"http://{reachable(self._host)}:{gateway_ports[0].metrics}/metrics", None),
+            PartAddress("rollout", self.rollout_address, rollout.log),
             PartAddress("triton", self.triton_url, logs / "triton.log"),
             PartAddress("milvus", self.milvus_uri, logs / "milvus.log" if len(engines) == 3 else None),
             PartAddress("redis", self.redis_url, logs / "redis.log"),
         ]
-        return engines, gateways
+        return engines, gateways, rollout
 
-    def _gateway(self, name: str, port: int, metrics_port: int, logs: Path) -> Program:
+    def _service(self, service: str, name: str, logs: Path, ports: ServicePorts, env: Mapping[str, str]) -> Program:
         settings = {
-            "SERVER__HOST": self._host,
-            "SERVER__PORT": str(port),
-            "SERVER__METRICS_PORT": str(metrics_port),
             "MODEL_REPOSITORY": str(self._repository),
             "ENCODER__URL": self.triton_url,
             "INDEX__URI": self.milvus_uri,
-            "CACHE__URL": self.redis_url,
             "COORDINATION__URL": self.redis_url,
             "IMAGE_STORE__URL": self.image_store_url,
         }
-        return Program(
-            name=name,
-            command=(sys.executable, "-m", "services.gateway"),
-            log=logs / f"{name}.log",
-            probe=functools.partial(grpc_serving, f"{_reachable(self._host)}:{port}"),
-            env={f"LOOKALIKE_{key}": value for key, value in settings.items()} | self._gateway_env,
-            start_timeout_s=120,
-            stop_grace_s=15,
-        )
+        return program(service, name, logs / f"{name}.log", ports, settings, env)
 
     async def _start(self, programs: list[Program]) -> None:
         """All at the same time. Raises the first failure when each has started or failed."""
@@ -210,10 +213,10 @@ class LocalStack:
                 raise result
 
     async def _stop_all(self) -> None:
-        gateways = [part for name, part in self._parts.items() if name.startswith("gateway")]
-        engines = [part for name, part in self._parts.items() if not name.startswith("gateway")]
-        # gateways first: what they still answer needs the engines
-        for parts in (gateways, engines):
+        ours = [part for name, part in self._parts.items() if name.startswith(("gateway", "rollout"))]
+        engines = [part for part in self._parts.values() if part not in ours]
+        # ours first: what they still answer needs the engines
+        for parts in (ours, engines):
             await asyncio.gather(*(part.stop() for part in parts), return_exceptions=True)
         if self._lock:
             with contextlib.suppress(OSError):
@@ -231,8 +234,3 @@ def _locked(data: Path) -> IO[str]:
         file.close()
         raise DataInUse(f"{data} is in use by another `lookalike up`; stop it or choose another --data") from None
     return file
-
-
-def _reachable(host: str) -> str:
-    """An address of this machine under which a server that listens on `host` is reached."""
-    return "127.0.0.1" if host in ("0.0.0.0", "") else f"[{host}]" if ":" in host else host

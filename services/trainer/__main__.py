@@ -10,10 +10,12 @@ from google.longrunning import operations_pb2_grpc
 from lookalike.v1 import training_pb2_grpc
 from pydantic import ValidationError
 
+from services.common import operations
 from services.common.server import Server, until_signal
 from services.common.telemetry import Metrics, configure_logging
-from services.trainer import operations, training_service
+from services.trainer import training_service
 from services.trainer.launcher import Launcher
+from services.trainer.operations import UNDELETABLE, TrainingWork
 from services.trainer.settings import TrainerSettings
 from services.trainer.trainings import Trainings
 
@@ -36,7 +38,9 @@ async def serve(settings: TrainerSettings) -> None:
             training_pb2_grpc.add_TrainingServiceServicer_to_server(
                 training_service.TrainingService(trainings, group.data), server.grpc
             )
-            operations_pb2_grpc.add_OperationsServicer_to_server(operations.OperationsService(trainings), server.grpc)
+            operations_pb2_grpc.add_OperationsServicer_to_server(
+                operations.OperationsService(TrainingWork(trainings), UNDELETABLE), server.grpc
+            )
             async with server:
                 await server.ready()
                 await until_signal()

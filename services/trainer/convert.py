@@ -9,24 +9,12 @@ from google.longrunning import operations_pb2
 from google.protobuf import duration_pb2, timestamp_pb2
 from lookalike.v1 import training_pb2
 
-from services.common.errors import InvalidArgument, LookalikeError
+from services.common.errors import LookalikeError
 from services.common.interceptor import to_status
+from services.common.operations import PREFIX
 from services.trainer.errors import TrainingCancelled, TrainingFailed, TrainingStopped
 from services.trainer.progress import Progress
 from services.trainer.runs import RunState, State
-
-OPERATIONS = "operations/"
-
-
-def run_id(operation: str) -> str:
-    """Of an operation's name. Raises InvalidArgument (OPERATION_NAME_INVALID)."""
-    if not operation.startswith(OPERATIONS):
-        raise InvalidArgument(
-            f"{operation!r} is no operation's name; one is operations/RUN",
-            reason="OPERATION_NAME_INVALID",
-            field="name",
-        )
-    return operation.removeprefix(OPERATIONS)
 
 
 def to_operation(state: RunState, progress: Progress | None) -> operations_pb2.Operation:
@@ -35,7 +23,7 @@ def to_operation(state: RunState, progress: Progress | None) -> operations_pb2.O
     Args:
         progress: of a run that this process trains.
     """
-    operation = operations_pb2.Operation(name=OPERATIONS + state.id, done=state.state is not State.RUNNING)
+    operation = operations_pb2.Operation(name=PREFIX + state.id, done=state.state is not State.RUNNING)
     operation.metadata.Pack(to_metadata(state, progress))
     if state.state is State.SUCCEEDED:
         operation.response.Pack(to_response(state))

@@ -8,7 +8,6 @@ LookalikeError
 +-- TrainingFailed              the training process told so, or died
 +-- TrainingCancelled
 +-- TrainingStopped             interrupted; the same recipe goes on
-+-- NotSupported
 """
 
 from __future__ import annotations
@@ -47,8 +46,3 @@ class TrainingCancelled(LookalikeError):
 class TrainingStopped(LookalikeError):
     code = grpc.StatusCode.ABORTED
     reason = "TRAINING_STOPPED"
-
-
-class NotSupported(LookalikeError):
-    code = grpc.StatusCode.UNIMPLEMENTED
-    reason = "NOT_SUPPORTED"

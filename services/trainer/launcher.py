@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from services.common.manifest import MODEL_NAME
 from services.common.tether import tethered
 from services.trainer.device import DeviceLock, check_free
 from services.trainer.environment import training_python
+from services.trainer.older import check_older
 from services.trainer.process import Listener, Training
 from services.trainer.recipe import Recipe
 from services.trainer.runs import Run, State
@@ -53,6 +55,7 @@ class Launcher:
         """Raises what `start` would raise now."""
         run = self.run_of(recipe)
         if again or not _succeeded(run):
+            check_older(self.repository / MODEL_NAME, recipe)
             training_python(self.python)
             check_free(self.runs, self.device)
             if run.exists and not again:
@@ -69,7 +72,7 @@ class Launcher:
             None when the run has succeeded before, and `again` does not say otherwise.
 
         Raises:
-            DeviceBusy, NoTrainingEnvironment, FailedPrecondition (RUN_DAMAGED).
+            DeviceBusy, NoTrainingEnvironment, FailedPrecondition (RUN_DAMAGED), and what `check_older` raises.
         """
         prepared = await asyncio.to_thread(self._prepare, recipe, again)
         if prepared is None:
@@ -85,6 +88,7 @@ class Launcher:
         run = self.run_of(recipe)
         if not again and _succeeded(run):
             return None
+        check_older(self.repository / MODEL_NAME, recipe)
         python = training_python(self.python)
         lock = DeviceLock(self.runs, self.device)
         lock.acquire(run.id)

@@ -167,6 +167,14 @@ class DistilRecipe(Group):
     weight: float = Field(1.0, ge=0)
 
 
+class CompatibleRecipe(Group):
+    """Queries of the new version find in the collection of an older one too, before anything is embedded again."""
+
+    version: int = Field(0, ge=0, description="the older one, in the model repository that is exported to; 0: none")
+    weight: float = Field(1.0, gt=0, description="of the influence loss beside the metric loss")
+    temperature: float = Field(0.03, gt=0, description="of the influence loss; vectors of the older one may lie close")
+
+
 class AdversarialRecipe(Group):
     epsilon: float = Field(0.0, ge=0, le=32, description="FGSM step in pixel values 0..255; 0: off")
     weight: float = Field(0.5, ge=0)
@@ -202,6 +210,7 @@ class Recipe(Group):
     pretrain: PretrainRecipe = PretrainRecipe()
     pseudo_labels: PseudoLabelRecipe = PseudoLabelRecipe()
     distil: DistilRecipe = DistilRecipe()
+    compatible: CompatibleRecipe = CompatibleRecipe()
     adversarial: AdversarialRecipe = AdversarialRecipe()
     prune: PruneRecipe = PruneRecipe()
     export: ExportRecipe = ExportRecipe()

@@ -10,8 +10,9 @@ from google.longrunning import operations_pb2
 from lookalike.v1 import training_pb2, training_pb2_grpc
 
 from services.common.errors import InvalidArgument
+from services.common.pages import page_of
 from services.trainer.convert import to_operation, to_run
-from services.trainer.pages import page_of
+from services.trainer.operations import place
 from services.trainer.recipe import Recipe, parse_recipe
 from services.trainer.runs import standing
 from services.trainer.trainings import Trainings
@@ -41,7 +42,7 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
     async def ListTrainingRuns(  # noqa: N802
         self, request: training_pb2.ListTrainingRunsRequest, context: grpc.aio.ServicerContext
     ) -> training_pb2.ListTrainingRunsResponse:
-        page, token = page_of(await self._trainings.states(), request.page_size, request.page_token)
+        page, token = page_of(await self._trainings.states(), place, request.page_size, request.page_token)
         return training_pb2.ListTrainingRunsResponse(runs=map(to_run, page), next_page_token=token)
 
     def _recipe(self, text: str) -> Recipe:

@@ -18,6 +18,7 @@ from services.common.images import PREPROCESSING
 from services.common.manifest import MODEL_NAME, Manifest
 from services.export.publish import Candidate, Origin, publish
 from tests.unit.test_evaluation import means_encoder
+from tests.unit.test_export import tiny
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate)
@@ -88,6 +89,34 @@ def test_tables(data: Path, repository: Path) -> None:
         assert text in done.stdout
 
 
+def test_against_an_older_version(data: Path, repository: Path, tmp_path: Path) -> None:
+    """The older one sees red for blue: alone it finds as well, and nobody finds in what it embedded."""
+    model = onnx.load_from_string(means_encoder(24))
+    model.graph.node[1].input[0] = "swapped"
+    swap = onnx.helper.make_node("Gather", ["float", "order"], ["swapped"], axis=3)
+    model.graph.node.insert(1, swap)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 1, 0]), "order"))
+    onnx.save(model, tmp_path / "swapped.onnx")
+    arguments = ("--model", 3, "--against", tmp_path / "swapped.onnx", "--data", data, "--repository", repository)
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["against"] == {"model": str(tmp_path / "swapped.onnx"), "side": 24, "dimension": 3}
+    for protocol in found["protocols"]:
+        both = protocol["compatibility"]
+        assert both["old/old recall@1"] == both["new/new recall@1"] == protocol["metrics"]["recall@1"]
+        # kiwis have as much red as blue, lemons and tomatoes have not
+        assert both["new/old recall@1"] < 0.6
+    # at their own side, themselves find themselves
+    same = json.loads(run("--model", 3, "--against", 3, *arguments[4:], "--json").stdout)
+    for protocol in same["protocols"]:
+        assert set(protocol["compatibility"].values()) <= set(protocol["metrics"].values())
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    for text in ("who embeds the query / who the gallery", "new: version 3 (means, FP32)", "new/old recall@1"):
+        assert text in done.stdout
+
+
 def test_a_file_without_splits(data: Path, tmp_path: Path) -> None:
     (tmp_path / "means.onnx").write_bytes(means_encoder())
     pictures = sorted((data / "train").rglob("*.png"))
@@ -102,11 +131,14 @@ def test_a_file_without_splits(data: Path, tmp_path: Path) -> None:
 
 def test_errors_are_lines(data: Path, repository: Path, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
+    onnx.save(tiny(), tmp_path / "other.onnx")
     duplicate = data / "validation" / "fruit" / "lemon" / "again.png"
     for arguments, message in (
         (("--model", 7, "--data", data), "has no version 7; there are: 3 (reason MODEL_NOT_FOUND)"),
         (("--model", "nothing.onnx", "--data", data), "there is no file nothing.onnx"),
         (("--model", tmp_path / "text.onnx", "--data", data), "MODEL_CONTRACT_BROKEN"),
+        (("--model", 3, "--against", 4, "--data", data), "has no version 4"),
+        (("--model", 3, "--against", tmp_path / "other.onnx", "--data", data), "DIMENSION_MISMATCH"),
         (("--model", 3, "--data", tmp_path / "nowhere"), "is not a folder"),
         (("--model", 3, "--data", tmp_path / "nowhere.csv"), "can't be read"),
         (("--model", 3, "--data", data, "--source", "grocery"), "is not the Grocery Store Dataset"),

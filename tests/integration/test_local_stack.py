@@ -26,15 +26,19 @@ pytestmark = pytest.mark.timeout(240)
 
 def start(data: Path, repository: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "services.cli", "up", "--data", str(data), "--model-repository", str(repository)]
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # another one may run on this machine; an option that comes later wins
+    return subprocess.Popen(
+        [*command, "--rollout-port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-async def serving(process: subprocess.Popen[str], address: str) -> list[psutil.Process]:
-    """Waits until it serves; all the processes it has started."""
+async def serving(process: subprocess.Popen[str], *addresses: str) -> list[psutil.Process]:
+    """Waits until these serve; all the processes it has started."""
     async with asyncio.timeout(120):
-        while not await grpc_serving(address):
-            assert process.poll() is None, process.communicate()
-            await asyncio.sleep(0.2)
+        for address in addresses:
+            while not await grpc_serving(address):
+                assert process.poll() is None, process.communicate()
+                await asyncio.sleep(0.2)
     return psutil.Process(process.pid).children(recursive=True)
 
 
@@ -51,11 +55,13 @@ async def test_up_ends_every_child_and_finds_its_data_again(
     engines, model_repository: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     picker = PortPicker()
-    ports = [str(picker.pick("gateway")), str(picker.pick("metrics"))]
-    address, options = f"127.0.0.1:{ports[0]}", ("--port", ports[0], "--metrics-port", ports[1])
+    ports = {option: str(picker.pick(option)) for option in ("--port", "--metrics-port", "--rollout-port")}
+    options = [text for option in ports.items() for text in option]
+    # the rollout service is the last to start
+    address, last = f"127.0.0.1:{ports['--port']}", f"127.0.0.1:{ports['--rollout-port']}"
     process = start(tmp_path, model_repository, *options)
-    children = await serving(process, address)
-    assert len(children) >= 5
+    children = await serving(process, address, last)
+    assert len(children) >= 6
     async with Shop(address) as shop:
         assert (await shop.upsert([product("p1", picture(1))]))[0].status.code == OK
         second = start(tmp_path, model_repository, "--port", str(picker.pick("gateway")))
@@ -68,8 +74,9 @@ async def test_up_ends_every_child_and_finds_its_data_again(
     if number != signal.SIGKILL:
         assert process.returncode == 0
         assert address in out
+        assert last in out
     again = start(tmp_path, model_repository, *options)
-    await serving(again, address)
+    await serving(again, address, last)
     async with Shop(address) as shop:
         assert ids(await shop.search(picture(1))) == ["p1"]
     ended(again, signal.SIGTERM)
@@ -147,7 +154,7 @@ def _stored(port: int, wanted: list[str]) -> set[str]:
 async def test_a_part_that_is_killed_comes_back_by_itself(make_stack) -> None:
     async with make_stack() as stack, Shop(stack.gateway_address) as shop:
         assert (await shop.upsert([product("p1", picture(1))]))[0].status.code == OK
-        for part in ("redis", "milvus", "triton", "gateway"):
+        for part in ("redis", "milvus", "triton", "gateway", "rollout"):
             before = stack.pid(part)
             await stack.kill(part)
             await stack.ready(part, 60)

@@ -32,7 +32,7 @@ from services.rollout.switch import Switch
 from tests.conftest import KEPT_ENCODER
 from tests.integration.shop import OK, Shop, picture, product
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(120)
 
 
 class Service:

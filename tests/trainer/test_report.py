@@ -26,6 +26,7 @@ from services.trainer.report.charts import Chart, Series
 from services.trainer.report.contents import (
     Augmented,
     BrokenFile,
+    Compatibility,
     Confusion,
     Corruption,
     EmbeddingSize,
@@ -134,6 +135,7 @@ def full(pictures: list[Path]) -> Report:
         latency_note=HOSTILE,
         augmented=[Augmented(pictures[4], [drawing(n, 64, 64) for n in range(7)], HOSTILE)] * 3,
         warnings=[HOSTILE],
+        compatibility=[Compatibility(HOSTILE, HOSTILE, metrics(0.5), metrics(0.6), metrics(0.7))],
     )
 
 
@@ -341,7 +343,18 @@ def test_long_lists_are_cut(full: Report) -> None:
 
 @pytest.mark.parametrize(
     "absent",
-    ["protocols", "epochs", "categories", "worst", "confusions", "robustness", "sizes", "precisions", "augmented"],
+    [
+        "protocols",
+        "epochs",
+        "categories",
+        "worst",
+        "confusions",
+        "robustness",
+        "sizes",
+        "precisions",
+        "augmented",
+        "compatibility",
+    ],
 )
 def test_what_is_absent_has_no_section_and_is_named(full: Report, absent: str) -> None:
     report = replace(full, **{absent: None if absent == "robustness" else ()})

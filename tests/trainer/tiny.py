@@ -22,6 +22,7 @@ from services.export import contract
 from services.trainer.events import EventLog
 from services.trainer.learning.backbones import Backbone, make_backbone
 from services.trainer.learning.checkpoint import Progress
+from services.trainer.learning.compatible import Influence
 from services.trainer.learning.encoder import Encoder, to_tensor
 from services.trainer.learning.fit import Fit, More, TrainingSet
 from services.trainer.learning.losses import MetricLoss
@@ -258,6 +259,7 @@ def learn(
     more: More | None = None,
     data: TrainingSet | None = None,
     products: int = 12,
+    influence: Influence | None = None,
     **tables: Any,
 ) -> Learnt:
     """Trains the tiny network as a pipeline does, without its files.
@@ -278,7 +280,7 @@ def learn(
     prepare(encoder, what.optimiser.regime)
     loss = MetricLoss(what.loss, products, encoder.dimension, what.optimiser.label_smoothing)
     teacher = Teacher(Path(what.distil.teacher)) if what.distil.teacher else None
-    objective = Objective(encoder, loss, what.adversarial, teacher, what.distil.weight)
+    objective = Objective(encoder, loss, what.adversarial, teacher, what.distil.weight, influence)
     fit = Fit(fabric, what, "train", folder / "checkpoint", log, watch, None, more)
     progress = fit(objective, made.stages, data, what.optimiser.epochs)
     return Learnt(encoder, objective, progress, before, start, log)

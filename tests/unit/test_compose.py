@@ -75,6 +75,13 @@ def test_the_committed_set_up_is_consistent(root: Path) -> None:
         (lambda s: s["gateway"]["build"].update(target="gw"), "gateway: deploy/Dockerfile.gateway has no stage gw"),
         (lambda s: s["gateway"]["environment"].update(LOOKALIKE_SERVER__PROT="1"), "LOOKALIKE_SERVER__PROT is not a"),
         (lambda s: s["gateway"]["environment"].update(LOOKALIKE_SERVER__PORT="fifty"), "gateway: server.port: "),
+        (lambda s: s["rollout"]["environment"].update(LOOKALIKE_SERVER__PORT="fifty"), "rollout: server.port: "),
+        (
+            # of the gateway, which is not to say of the rollout service
+            lambda s: s["rollout"]["environment"].update(LOOKALIKE_CACHE__URL="redis://redis:6379/0"),
+            "rollout: LOOKALIKE_CACHE__URL is not one of its settings",
+        ),
+        (lambda s: s["rollout"].update(ports=["50052:50052"]), "rollout: port 50052:50052 is open to other machines"),
         (
             lambda s: s.update(triton2=s.pop("triton")),
             "deploy/docker-compose.gpu.yml: docker-compose.yml has no service",

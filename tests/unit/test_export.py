@@ -375,7 +375,14 @@ class TestPublish:
             (folder / "weights.safetensors").write_bytes(b"weights")
 
         origin = dataclasses.replace(
-            ORIGIN, training_run="a-1", recipe="a", recipe_fingerprint="01234567", parent=1, teacher="b"
+            ORIGIN,
+            training_run="a-1",
+            recipe="a",
+            recipe_fingerprint="01234567",
+            parent=1,
+            teacher="b",
+            compatible_with=1,
+            compatible_sha256="89abcdef",
         )
         candidates = (Candidate("fp32", tiny(), {"recall@1": 0.5}),)
         manifest = publish(tmp_path, 2, candidates, "fp32", origin, write_extras=write)
@@ -384,6 +391,7 @@ class TestPublish:
         assert verify(tmp_path / "2") == manifest
         facts = manifest.training_run, manifest.recipe, manifest.recipe_fingerprint, manifest.parent, manifest.teacher
         assert facts == ("a-1", "a", "01234567", 1, "b")
+        assert (manifest.compatible_with, manifest.compatible_sha256) == (1, "89abcdef")
         (tmp_path / "2" / "weights.safetensors").write_bytes(b"others")
         with pytest.raises(FailedPrecondition, match=r"weights\.safetensors") as raised:
             verify(tmp_path / "2")
@@ -403,8 +411,9 @@ class TestPublish:
         manifest = publish(tmp_path, 1, (Candidate("fp32", tiny()),), "fp32", ORIGIN)
         path = tmp_path / "1" / MANIFEST_FILE
         written = json.loads(path.read_text())
-        for later in ("extras", "recipe", "recipe_fingerprint", "parent", "teacher"):
-            del written[later]
+        later = ("extras", "recipe", "recipe_fingerprint", "parent", "teacher", "compatible_with", "compatible_sha256")
+        for name in later:
+            del written[name]
         path.write_text(json.dumps(written))
         assert verify(tmp_path / "1") == manifest
 

@@ -99,6 +99,17 @@ class TestAdd:
         assert here.metrics == here.served_variant.metrics == {"recall@1": 0.69}
         assert (here.training_run, here.recipe, here.parent) == ("made-1", "made", 1)
 
+    def test_what_it_is_compatible_with_has_the_number_that_it_has_here(self, repository: Path, tmp_path: Path) -> None:
+        """There it was version 4, here it is version 1, and where it is not there nothing is claimed."""
+        file, older = tmp_path / "newer.onnx", Manifest.read(repository / MODEL_NAME / "1")
+        origin = dataclasses.replace(ORIGIN, compatible_with=4, compatible_sha256=older.served_variant.sha256)
+        publish(tmp_path / "there" / MODEL_NAME, 5, (Candidate("fp32", tiny(seed=3)),), "fp32", origin)
+        assert call("export", 5, file, "--repository", tmp_path / "there").exit_code == 0
+        assert Manifest.read_file(file.with_suffix(".json")).compatible_with == 4
+        for place, wanted in ((repository, (1, older.served_variant.sha256)), (tmp_path / "elsewhere", (0, ""))):
+            added = json.loads(add(place, file, "--json").output)
+            assert (added["compatible_with"], added["compatible_sha256"]) == wanted
+
     def test_it_is_listed(self, repository: Path, file: Path) -> None:
         add(repository, file)
         rows = json.loads(call("list", "--json", "--repository", repository).output)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import InvalidArgument, NotFound
+from services.common.pages import page_of
 from services.trainer import environment
 from services.trainer.device import DeviceLock, Holder, active_runs, check_free, lock_file
 from services.trainer.environment import training_python
 from services.trainer.errors import DeviceBusy, NoTrainingEnvironment
 from services.trainer.events import parse_event
-from services.trainer.pages import page_of
+from services.trainer.operations import place
 from services.trainer.progress import Progress
 from services.trainer.recipe import parse_recipe
 from services.trainer.runs import Run, RunState, State, list_runs, standing
@@ -80,25 +81,25 @@ def test_pages_go_on_where_the_last_one_ended() -> None:
         return RunState(f"r{number}", State.SUCCEEDED, f"2026-01-0{number}", "")
 
     states = [state(number) for number in (5, 4, 3, 2)]
-    first, token = page_of(states, 2, "")
+    first, token = page_of(states, place, 2, "")
     # one that is newer and one that is gone move nothing
-    second, end = page_of([state(6), *states[1:]], 2, token)
+    second, end = page_of([state(6), *states[1:]], place, 2, token)
     assert [s.id for s in (*first, *second)] == ["r5", "r4", "r3", "r2"]
     assert end == ""
-    assert page_of(states, 0, "") == (states, "")
+    assert page_of(states, place, 0, "") == (states, "")
 
 
 @pytest.mark.parametrize("token", ["x", "é", "W10=", "WzEsMl0=", "bnVsbA=="])
 def test_foreign_page_tokens_are_refused(token: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        page_of([], 1, token)
+        page_of([], place, 1, token)
     assert (caught.value.reason, caught.value.field) == ("PAGE_TOKEN_INVALID", "page_token")
 
 
 @pytest.mark.parametrize("size", [-1, 1001])
 def test_page_sizes_have_limits(size: int) -> None:
     with pytest.raises(InvalidArgument, match="page_size"):
-        page_of([], size, "")
+        page_of([], place, size, "")
 
 
 def test_the_training_environment_is_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PromoteRollout(self, request, context):
-        """Lets a rollout that waits in shadow or canary go on to the switch.
+        """Lets a rollout that waits, before the switch or in shadow or canary, go on to the next stage.
+        FAILED_PRECONDITION, ROLLOUT_NOT_WAITING, when it does not wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

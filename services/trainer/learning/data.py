@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 from lightning.fabric import Fabric
 
-from services.evaluation.inference import Pixels, decode_photographs
+from services.common.images import PREPROCESSING
+from services.evaluation.inference import Pixels, decode_photographs, embed_photographs
+from services.evaluation.metrics import Vectors
 from services.photographs.dataset import DataSet, read_data_set, read_unlabelled
 from services.photographs.photograph import Photograph, Splits
 from services.trainer.events import EventLog
+from services.trainer.learning.compatible import Older, prototypes_of
 from services.trainer.learning.fit import TrainingSet
 from services.trainer.learning.measuring import asked_protocols
-from services.trainer.learning.pixels import decoded
+from services.trainer.learning.pixels import decoded, fingerprint
 from services.trainer.learning.validation import Validation
 from services.trainer.recipe import Recipe, Source
 from services.trainer.runs import Run
@@ -92,6 +95,21 @@ class DataReader:
         count = len(data.photographs)
         places = np.linspace(0, count - 1, min(most, count)).round().astype(int)
         return decode_photographs([data.photographs[place] for place in places], self._recipe.model.side)
+
+    def prototypes(self, data: Data, older: Older) -> Vectors:
+        """float32 [products, D]: what the older version sees in each product's training pictures, on average."""
+        # a catalogue picture may be there several times, to be trained on more often
+        label = dict(zip(data.photographs, data.train.labels, strict=True))
+        photographs = list(label)
+        name = fingerprint(photographs, f"{PREPROCESSING} {older.sha256}")
+        file = self._run.folder / "older" / f"{name}.npy"
+        with self._fabric.rank_zero_first():  # one process embeds them
+            if not file.exists():
+                file.parent.mkdir(exist_ok=True)
+                unfinished = file.with_suffix(".part.npy")
+                np.save(unfinished, embed_photographs(photographs, older.encoder.side, older.encoder))
+                unfinished.replace(file)
+        return prototypes_of(np.load(file), list(label.values()))
 
     def validation(self, data: Data) -> Validation:
         """The validation photographs in some training photographs of each product."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from services.evaluation.compatibility import NEW_OLD, OLD_OLD, Compatibility, compatibility
 from services.evaluation.inference import (
     Embed,
     Encoder,
@@ -50,16 +51,31 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Both precisions, measured, and what torch makes of the same pictures."""
+    """Both precisions, measured, and what torch makes of the same pictures.
+
+    Args:
+        older: the version that they are to be compatible with, on the same pictures; None: with none.
+    """
 
     comparison: Comparison
     torch: Measured
     fp32: Measured
     int8: Measured
+    older: Measured | None = None
 
     @property
     def served(self) -> Measured:
         return self.int8 if self.comparison.served == "int8" else self.fp32
+
+    @property
+    def compatibilities(self) -> Sequence[Compatibility]:
+        """Of what is served, for each protocol; empty when it is to be compatible with none."""
+        return compatibilities(self.older, self.served) if self.older else ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of what is served, as they are in the manifest."""
+        return self.served.metrics | compatible_metrics(self.compatibilities)
 
 
 def asked_protocols(splits: Splits) -> list[Protocol]:
@@ -79,8 +95,38 @@ def measured(asked: Sequence[Protocol], side: int, embed: Embed) -> Measured:
     return Measured([measure(one, *both) for one, both in zip(asked, vectors, strict=True)], vectors)
 
 
-def compared(asked: Sequence[Protocol], torch_embed: Embed, fp32: onnx.ModelProto, int8: onnx.ModelProto) -> Exported:
-    """Torch, FP32 and INT8 on the same pictures; times are taken by turns."""
+def compatibilities(older: Measured, newer: Measured) -> list[Compatibility]:
+    """For each protocol: the newer one's queries in what the older one embedded. Raises InvalidArgument
+    (DIMENSION_MISMATCH)."""
+    return [
+        compatibility(old, new, one.protocol.query_ids, one.protocol.gallery_ids, one.protocol.own)
+        for one, old, new in zip(newer.results, older.vectors, newer.vectors, strict=True)
+    ]
+
+
+def compatible_metrics(found: Sequence[Compatibility]) -> dict[str, float]:
+    """All protocols in one, without what the newer one finds in its own gallery, which is there already: "old/old
+    recall@1", "new/old recall@1", "catalogue new/old recall@1", ..."""
+    return {
+        (CATALOGUE_PREFIX if place else "") + name: value
+        for place, one in enumerate(found)
+        for name, value in one.metrics.items()
+        if name.startswith((OLD_OLD, NEW_OLD))
+    }
+
+
+def compared(
+    asked: Sequence[Protocol],
+    torch_embed: Embed,
+    fp32: onnx.ModelProto,
+    int8: onnx.ModelProto,
+    older: Measured | None = None,
+) -> Exported:
+    """Torch, FP32 and INT8 on the same pictures; times are taken by turns.
+
+    Args:
+        older: the version that they are to be compatible with.
+    """
     files = [model.SerializeToString() for model in (fp32, int8)]
     first, second = (open_encoder(file) for file in files)
     by_torch = measured(asked, first.side, torch_embed)
@@ -93,8 +139,9 @@ def compared(asked: Sequence[Protocol], torch_embed: Embed, fp32: onnx.ModelProt
         facts = {"size_mb": len(file) / 1e6, "ms_per_image": ms, "cosine_to_fp32": cosine}
         if name == "fp32":
             facts["cosine_to_torch"] = mean_cosine(one.vectors[0][0], by_torch.vectors[0][0])
+        facts |= compatible_metrics(compatibilities(older, one)) if older else {}
         candidates.append(Candidate(name, model, one.metrics | facts))
-    return Exported(Comparison(*candidates), by_torch, *found)
+    return Exported(Comparison(*candidates), by_torch, found[0], found[1], older)
 
 
 def robust(found: Measured, encoder: Encoder, queries: int) -> Robustness | None:

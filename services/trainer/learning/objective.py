@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from services.common.errors import InvalidArgument
 from services.common.manifest import INPUT_NAME, OUTPUT_NAME
+from services.trainer.learning.compatible import Influence
 from services.trainer.learning.encoder import Encoder
 from services.trainer.learning.losses import MetricLoss
 from services.trainer.recipe import AdversarialRecipe
@@ -48,6 +49,7 @@ class Objective(nn.Module):
     Args:
         teacher: None: no distillation.
         distil_weight: of the distillation beside the metric loss.
+        influence: of an older version; None: the encoder need not be compatible with any.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Objective(nn.Module):
         adversarial: AdversarialRecipe,
         teacher: Teacher | None = None,
         distil_weight: float = 0.0,
+        influence: Influence | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -64,6 +67,7 @@ class Objective(nn.Module):
         self._adversarial = adversarial
         self._teacher = teacher
         self._distil_weight = distil_weight
+        self._influence = influence
 
     def forward(
         self,
@@ -96,11 +100,17 @@ class Objective(nn.Module):
         others: torch.Tensor | None,
         share: float,
     ) -> torch.Tensor:
-        found: torch.Tensor = self.loss(embeddings, labels)
+        found = self._of_products(embeddings, labels)
         if others is not None:
-            found = share * found + (1 - share) * self.loss(embeddings, others)
+            found = share * found + (1 - share) * self._of_products(embeddings, others)
         if self._teacher is not None:
             found = found + self._distil_weight * relation_loss(embeddings, self._teacher(pixels))
+        return found
+
+    def _of_products(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.loss(embeddings, labels)
+        if self._influence is not None:
+            found = found + self._influence(embeddings, labels)
         return found
 
 

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from services.common.errors import FailedPrecondition
 from services.common.images import PREPROCESSING
 from services.common.manifest import MODEL_FILE, MODEL_NAME, Manifest
+from services.evaluation.compatibility import check_dimensions
 from services.evaluation.inference import Encoder as OnnxEncoder
 from services.evaluation.inference import Pixels, decode_photographs, open_encoder
 from services.evaluation.metrics import Vectors
@@ -35,6 +36,7 @@ from services.trainer.learning import reporting
 from services.trainer.learning.adapters import merge_adapters
 from services.trainer.learning.backbones import make_backbone, stages_of
 from services.trainer.learning.checkpoint import Progress
+from services.trainer.learning.compatible import Influence, open_older
 from services.trainer.learning.data import Data, DataReader
 from services.trainer.learning.encoder import Encoder, embed, to_tensor
 from services.trainer.learning.fit import Fit, More, TrainingSet
@@ -66,6 +68,7 @@ class Pipeline:
         self._run, self._recipe, self._fabric, self._log = run, run.recipe(), fabric, log
         self._models = models / MODEL_NAME
         self._warnings: list[str] = []
+        self._older = open_older(self._models, self._recipe)
         self._reader = DataReader(run, self._recipe, fabric, log)
 
     def __call__(self) -> None:
@@ -77,14 +80,14 @@ class Pipeline:
         asked = asked_protocols(data.found.splits)
         published = self._published()
         before = self._before(asked, published)
-        exported = self._export(encoder, data, asked)
+        exported = self._export(encoder, data, asked, self._measured_older(asked, before))
         manifest = published or self._publish(exported, encoder, asked, before[1] if before else None)
         self._report(data, history, before, exported, manifest, started)
         self._log.emit(
             "finished",
             version=manifest.version,
             before=before[0].metrics if before else {},
-            after=exported.served.metrics,
+            after=exported.metrics,
             report=str(self._run.report),
         )
 
@@ -95,6 +98,7 @@ class Pipeline:
         fabric.seed_everything(recipe.seed, verbose=False)
         backbone = make_backbone(recipe.model.backbone, recipe.model.weights)
         encoder = Encoder(backbone, recipe.model).to(fabric.device)
+        influence = self._influence(data, encoder.dimension)
         history: list[contents.Epoch] = []
         unlabelled = self._reader.unlabelled(self._warn) if recipe.data.unlabelled else ()
         if recipe.pretrain.epochs:
@@ -116,7 +120,9 @@ class Pipeline:
         curves = SummaryWriter(str(self._run.folder / "tensorboard")) if fabric.is_global_zero else None
         watch = self._reader.validation(data)
         more = self._pseudo_labels(unlabelled, data)
-        progress = self._fit("train", encoder, backbone.stages, data, recipe.optimiser.epochs, watch, curves, more)
+        progress = self._fit(
+            "train", encoder, backbone.stages, data, influence, recipe.optimiser.epochs, watch, curves, more
+        )
         history += reporting.epochs("train", progress.history)
         merge_adapters(encoder)
         if recipe.optimiser.interpolation < 1:
@@ -126,7 +132,7 @@ class Pipeline:
             log.emit("stage", stage="prune", message=f"{gone:.0%} of the backbone's weights are gone")
             stages = stages_of(encoder.backbone)
             fabric.seed_everything(recipe.seed, verbose=False)
-            progress = self._fit("prune", encoder, stages, data, recipe.prune.epochs, watch, curves, None)
+            progress = self._fit("prune", encoder, stages, data, influence, recipe.prune.epochs, watch, curves, None)
             history += reporting.epochs("prune", progress.history)
         if curves is not None:
             curves.close()
@@ -138,6 +144,7 @@ class Pipeline:
         encoder: Encoder,
         stages: Sequence[Sequence[torch.nn.Module]],
         data: Data,
+        influence: Influence | None,
         epochs: int,
         watch: Validation,
         curves: Any,
@@ -146,10 +153,18 @@ class Pipeline:
         recipe = self._recipe
         loss = MetricLoss(recipe.loss, len(data.products), encoder.dimension, recipe.optimiser.label_smoothing)
         teacher = Teacher(Path(recipe.distil.teacher)) if recipe.distil.teacher else None
-        objective = Objective(encoder, loss, recipe.adversarial, teacher, recipe.distil.weight)
+        objective = Objective(encoder, loss, recipe.adversarial, teacher, recipe.distil.weight, influence)
         folder = self._run.checkpoint / stage
         fit = Fit(self._fabric, recipe, stage, folder, self._log, watch, curves, more)
         return fit(objective, stages, data.train, epochs)
+
+    def _influence(self, data: Data, dimension: int) -> Influence | None:
+        if self._older is None:
+            return None
+        name = f"version {self._older.version}"
+        check_dimensions(self._older.encoder.dimension, dimension, name)
+        self._log.emit("stage", stage="data", message=f"{name} on the training photographs, to be compatible with it")
+        return Influence(self._reader.prototypes(data, self._older), self._recipe.compatible)
 
     def _pseudo_labels(self, unlabelled: Sequence[Photograph], data: Data) -> More | None:
         if not self._recipe.pseudo_labels.every:
@@ -185,7 +200,18 @@ class Pipeline:
         encoder = open_encoder(self._models / str(versions[-1]) / MODEL_FILE)
         return measured(asked, encoder.side, encoder), versions[-1], encoder
 
-    def _export(self, encoder: Encoder, data: Data, asked: Sequence[Protocol]) -> Exported:
+    def _measured_older(
+        self, asked: Sequence[Protocol], before: tuple[Measured, int, OnnxEncoder] | None
+    ) -> Measured | None:
+        older = self._older
+        if older is None:
+            return None
+        if before and before[1] == older.version:
+            return before[0]
+        self._log.emit("stage", stage="evaluate", message=f"version {older.version}, to be compatible with")
+        return measured(asked, older.encoder.side, older.encoder)
+
+    def _export(self, encoder: Encoder, data: Data, asked: Sequence[Protocol], older: Measured | None) -> Exported:
         recipe, side = self._recipe, self._recipe.model.side
         self._log.emit("stage", stage="export", message="ONNX, FP32 and INT8")
         fp32 = to_onnx(encoder, side)
@@ -196,7 +222,7 @@ class Pipeline:
             vectors: Vectors = embed(encoder, pixels).numpy()
             return vectors
 
-        return compared(asked, by_torch, fp32, int8)
+        return compared(asked, by_torch, fp32, int8, older)
 
     def _publish(self, exported: Exported, encoder: Encoder, asked: Sequence[Protocol], parent: int | None) -> Manifest:
         recipe, main = self._recipe, asked[0]
@@ -209,6 +235,8 @@ class Pipeline:
             recipe_fingerprint=recipe.fingerprint,
             parent=parent or 0,
             teacher=Path(recipe.distil.teacher).name,
+            compatible_with=self._older.version if self._older else 0,
+            compatible_sha256=self._older.sha256 if self._older else "",
         )
         comparison = exported.comparison
         served = comparison.served if recipe.export.served == "best" else recipe.export.served
@@ -261,6 +289,7 @@ class Pipeline:
             "Batches of eight on all cores, by turns.",
             reporting.augmented(data.photographs, data.train.pixels, recipe),
             self._warnings,
+            reporting.compatibility(exported, f"version {recipe.compatible.version}"),
         )
         write_report(self._run.report, report)
 

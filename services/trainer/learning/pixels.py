@@ -24,15 +24,24 @@ def decoded(
 
     Raises InvalidImage for a picture that can't be decoded; check them before.
     """
-    key = hashlib.sha256(f"{PREPROCESSING} {side}".encode())
-    for photograph in photographs:
-        status = photograph.path.stat()
-        key.update(f"{photograph.path} {status.st_size} {status.st_mtime_ns} {photograph.region}".encode())
-    file = folder / f"{key.hexdigest()[:16]}.npy"
+    file = folder / f"{fingerprint(photographs, f'{PREPROCESSING} {side}')}.npy"
     if not file.exists():
         _decode(photographs, side, file, progress)
     pixels: Pixels = np.load(file, mmap_mode="r")
     return pixels
+
+
+def fingerprint(photographs: Sequence[Photograph], made: str) -> str:
+    """16 hexadecimal digits of what is made of these files as they are now.
+
+    Args:
+        made: says what, so that different things have different names.
+    """
+    key = hashlib.sha256(made.encode())
+    for photograph in photographs:
+        status = photograph.path.stat()
+        key.update(f"{photograph.path} {status.st_size} {status.st_mtime_ns} {photograph.region}".encode())
+    return key.hexdigest()[:16]
 
 
 def _decode(photographs: Sequence[Photograph], side: int, file: Path, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.evaluation.protocols import CATALOGUE
+from services.evaluation.protocols import CATALOGUE, Protocol
 from services.evaluation.results import Metrics, Result
 from services.evaluation.robustness import Robustness
 from services.evaluation.sizes import Size
@@ -25,6 +25,22 @@ FOUND = 3
 EXAMPLES, VARIANTS = 8, 7
 
 
+def compatibility(after: Exported, older: str) -> list[contents.Compatibility]:
+    """Args:
+    older: the version that it is to be compatible with, for people.
+    """
+
+    def named(recall: Mapping[int, float]) -> dict[str, float]:
+        return {f"recall@{k}": value for k, value in recall.items()}
+
+    return [
+        contents.Compatibility(
+            _title(result.protocol), older, named(one.old_old), named(one.new_old), named(one.new_new)
+        )
+        for result, one in zip(after.served.results, after.compatibilities, strict=False)
+    ]
+
+
 def protocols(before: Measured | None, after: Exported) -> list[contents.Protocol]:
     found = []
     for place, result in enumerate(after.fp32.results):
@@ -35,7 +51,7 @@ def protocols(before: Measured | None, after: Exported) -> list[contents.Protoco
         in_catalogue = protocol.name == CATALOGUE
         found.append(
             contents.Protocol(
-                f"Photographs in {'catalogue images' if in_catalogue else 'photographs'}",
+                _title(protocol),
                 len(protocol.queries),
                 len(protocol.gallery) - protocol.leave_one_out,
                 earlier.overall if earlier else {},
@@ -47,6 +63,10 @@ def protocols(before: Measured | None, after: Exported) -> list[contents.Protoco
             )
         )
     return found
+
+
+def _title(protocol: Protocol) -> str:
+    return f"Photographs in {'catalogue images' if protocol.name == CATALOGUE else 'photographs'}"
 
 
 def _explained(leave_one_out: bool, in_catalogue: bool) -> str:

@@ -94,6 +94,24 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True)
+class Compatibility:
+    """Recall in what an older version has embedded, for example {"recall@1": 0.52, "recall@5": 0.77}.
+
+    Args:
+        name: of the protocol.
+        older: who embedded the gallery, for example "version 1".
+        old_old: of the older version's queries there. new_old: of the trained encoder's queries there.
+        new_new: of the trained encoder's queries in what it embedded itself.
+    """
+
+    name: str
+    older: str
+    old_old: Metrics
+    new_old: Metrics
+    new_new: Metrics
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRecall:
     """Recall@1 of the queries of one category or product; before: None when there is no version before."""
 
@@ -240,3 +258,4 @@ class Report:
     latency_note: str = ""
     augmented: Sequence[Augmented] = ()
     warnings: Sequence[str] = ()
+    compatibility: Sequence[Compatibility] = ()

@@ -116,6 +116,7 @@ def sections(report: Report) -> list[Section]:
     """In the order of the page."""
     return [
         Section("comparison", "Before and after", bool(report.protocols)),
+        Section("compatibility", "Compatibility", bool(report.compatibility)),
         Section("curves", "Curves", bool(epoch_charts(report.epochs))),
         Section("categories", "Change per category", bool(report.categories or report.products)),
         Section("worst", "Worst queries", bool(report.worst)),
