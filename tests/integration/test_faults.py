@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -13,6 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lookalike.v1 import status_pb2
 
+from services.common.manifest import MODEL_FILE
+from tests.integration.encoders import make_repository, publish_version, tiles
 from tests.integration.shop import OK, Shop, details, picture, product
 
 pytestmark = pytest.mark.timeout(240)
@@ -61,6 +64,20 @@ async def answered(shop: Shop, data: bytes) -> None:
                 return
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(0.2)
+
+
+async def test_an_encoder_that_comes_back_to_a_damaged_version_serves_the_good_one(make_stack, tmp_path: Path) -> None:
+    """Triton by itself would then serve none: see services/backends/triton_config.py."""
+    models = make_repository(tmp_path)
+    publish_version(models, 1, tiles())
+    async with make_stack(model_repository=models.parent) as stack, Shop(stack.gateway_address) as shop:
+        answers = await shop.upsert(product(f"p{n}", picture(n)) for n in range(3))
+        assert [a.status.code for a in answers] == [OK] * 3
+        (models / "2").mkdir()
+        (models / "2" / MODEL_FILE).write_bytes(b"half of it")
+        await stack.stop("triton")
+        await stack.start("triton")
+        await answered(shop, picture(4))
 
 
 async def test_a_hung_encoder_is_unavailable_within_the_deadline(stack, shop: Shop) -> None:
