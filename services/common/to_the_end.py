@@ -10,10 +10,16 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives. A caller that is cancelled meanwhile is let go when the work is done."""
+    """What the work gives. A caller that is cancelled meanwhile, however often, is let go when the work is done."""
     task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        # nobody asks for it any more
+        task.cancelled() or task.exception()
+        raise asyncio.CancelledError
+    return task.result()

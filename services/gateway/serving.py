@@ -20,6 +20,7 @@ from services.backends.encoder import Encoder
 from services.backends.golden import check_golden
 from services.backends.index import Collection, Index
 from services.common.batching import Batcher
+from services.common.changes import Changes
 from services.common.errors import FailedPrecondition, LookalikeError, Unavailable
 from services.common.images import PREPROCESSING
 from services.common.manifest import MODEL_NAME, Manifest
@@ -68,7 +69,7 @@ class Serving:
         # when the reading that gave `_view` began
         self._read_at = -float("inf")
         self._trusted_until = -float("inf")
-        self._changed = asyncio.Event()
+        self._changed = Changes()
         # readings begin after each of their callers asked
         self._reads: Batcher[None, View] = Batcher(self._read, max_items=10_000)
 
@@ -156,11 +157,7 @@ class Serving:
         """Returns when a view with another state than `seq` was read, or after the time."""
         end = time.monotonic() + timeout_s
         while self._view is not None and self._view.state.seq == seq and time.monotonic() < end:
-            try:
-                async with asyncio.timeout(end - time.monotonic()):
-                    await self._changed.wait()
-            except TimeoutError:
-                return
+            await self._changed.wait(end - time.monotonic())
 
     async def verify_mirror(self) -> None:
         """Returns when every encoder version that the state names is verified. Raises LookalikeError."""
@@ -187,8 +184,7 @@ class Serving:
         self._view = View(collection, state, await self._mirror(state, before))
         self._read_at = began
         if before is None or before.state != state:
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._changed.tell()
             if before is not None:
                 facts = {"seq": state.seq, "collection": collection.name, "frozen": state.frozen}
                 _log.info("rollout state", extra={"facts": facts})

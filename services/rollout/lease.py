@@ -11,6 +11,7 @@ import time
 from types import TracebackType
 
 from services.backends.coordination import Coordination
+from services.common.changes import Changes
 from services.common.errors import LookalikeError
 
 NAME = "rollout"
@@ -25,7 +26,7 @@ class Lease:
         self._coordination = coordination
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._until = -float("inf")
-        self._turned = asyncio.Event()
+        self._turned = Changes()
         self._task: asyncio.Task[None] | None = None
         # who has it, or why that is not known
         self.holder = "nobody yet"
@@ -54,8 +55,7 @@ class Lease:
 
     async def lost(self) -> None:
         while self.held:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._turned.wait(), max(0.01, self._until - time.monotonic()))
+            await self._turned.wait(max(0.01, self._until - time.monotonic()))
 
     async def _keep(self) -> None:
         while True:
@@ -71,8 +71,7 @@ class Lease:
             except LookalikeError as error:
                 self.holder = error.message
             if self.held != before:
-                self._turned.set()
-                self._turned = asyncio.Event()
+                self._turned.tell()
             await asyncio.sleep(_RENEW_S if self.held else 0.5)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from services.backends.encoder import Encoder, Priority
 from services.backends.image_store import ImageStore
 from services.backends.index import DISCARDED, Collection, Fingerprint, Index, Row, Vector
+from services.common.changes import Changes
 from services.common.errors import InvalidImage, NotFound
 from services.common.images import ImageDecoder
 from services.common.products import ProductImage
@@ -71,7 +72,7 @@ class Mirror:
         # rows that the target can't have, because their originals are missing: sha256 by key
         self.missing: dict[str, str] = {}
         self._busy: set[str] = set()
-        self._freed = asyncio.Condition()
+        self._freed = Changes()
 
     async def differing(self) -> AsyncIterator[tuple[int, list[str]]]:
         """Compares all rows. For each stretch: how many rows of the source were compared, and the products that differ.
@@ -212,15 +213,14 @@ class Mirror:
     async def _alone(self, group: Sequence[str]) -> AsyncIterator[None]:
         """Copies of one product come one after the other, or an older reading could be written over a newer one."""
         wanted = set(group)
-        async with self._freed:
-            await self._freed.wait_for(lambda: not wanted & self._busy)
-            self._busy |= wanted
+        while wanted & self._busy:
+            await self._freed.wait()
+        self._busy |= wanted
         try:
             yield
         finally:
             self._busy -= wanted
-            async with self._freed:
-                self._freed.notify_all()
+            self._freed.tell()
 
 
 class _Rows:

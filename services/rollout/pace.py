@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 
 from services.backends.gateway_registry import Beat, GatewayRegistry
+from services.common.changes import Changes
 from services.common.errors import LookalikeError
 
 ALLOWED = 1.3
@@ -40,7 +41,7 @@ class Pace:
         self._busy = False
         self._share = _LEAST
         self._calls = 0
-        self._free = asyncio.Condition()
+        self._freed = Changes()
         self._quiet: deque[float] = deque(maxlen=_READINGS)
         self._resting_until = 0.0
         self._rested_at = -float("inf")
@@ -66,20 +67,17 @@ class Pace:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around one call to the encoder: waits before it, and for its rest behind it."""
-        async with self._free:
-            while self._calls >= (1 if self._busy else _IDLE_CALLS) or time.monotonic() < self._resting_until:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._free.wait(), 0.2)
-            self._calls += 1
+        while self._calls >= (1 if self._busy else _IDLE_CALLS) or time.monotonic() < self._resting_until:
+            await self._freed.wait(0.2)
+        self._calls += 1
         start = time.monotonic()
         try:
             yield
             if self._busy and self._share < _MOST:
                 await asyncio.sleep((time.monotonic() - start) * (1 / self._share - 1))
         finally:
-            async with self._free:
-                self._calls -= 1
-                self._free.notify_all()
+            self._calls -= 1
+            self._freed.tell()
 
     async def _watch(self) -> None:
         while True:

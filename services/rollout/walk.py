@@ -165,8 +165,8 @@ class Walk:
         serving = self._board.collection.model_version
         if record.options.compatible and manifest.compatible_with != serving:
             raise FailedPrecondition(
-                f"encoder version {record.version} was not trained to be compatible with version {serving}: its manifest "
-                f"names {manifest.compatible_with or 'none'}",
+                f"encoder version {record.version} was not trained to be compatible with version {serving}: "
+                f"its manifest names {manifest.compatible_with or 'none'}",
                 reason="NOT_COMPATIBLE",
             )
         await self._go_on(Stage.LOAD)
