@@ -23,11 +23,11 @@ from services.common.server import Server, until_signal
 from services.common.telemetry import Metrics, configure_logging
 from services.rollout.agreement import Agreement
 from services.rollout.lease import Lease
+from services.rollout.mirroring import Parts
 from services.rollout.pace import Pace
 from services.rollout.rollouts import Rollouts
 from services.rollout.services import NAMES, add_services
 from services.rollout.settings import RolloutSettings
-from services.rollout.walk import Parts
 
 _log = logging.getLogger("lookalike.rollout")
 

@@ -15,9 +15,10 @@ from services.export.publish import versions_in
 from services.rollout.board import Board
 from services.rollout.errors import RolloutRunning
 from services.rollout.lease import Lease
+from services.rollout.mirroring import Parts
 from services.rollout.models import ModelInfo, describe_models
 from services.rollout.record import Options, Progress, Rollout, Stage, Status
-from services.rollout.walk import Parts, Walk
+from services.rollout.walk import Walk
 
 _log = logging.getLogger("lookalike.rollout")
 _POLL_S = 0.2
@@ -131,10 +132,6 @@ class Rollouts:
             if version not in known | set(await asyncio.to_thread(versions_in, self._parts.models)):
                 raise NotFound(f"there is no version {version}", reason="MODEL_NOT_FOUND", field="name")
             await self._walk.retire(version)
-            record = board.record
-            if record and record.stage is Stage.RETENTION:
-                await board.change(stage=Stage.RETIRED)
-            self._walk.poke()
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
