@@ -56,11 +56,12 @@ class Shop:
         return [response async for response in self.catalog.UpsertProducts(requests(), timeout=120)]
 
     async def search(
-        self, *queries: bytes | str | search_pb2.Query, timeout_s: float = 20, **fields: Any
+        self, *queries: bytes | str | search_pb2.Query, timeout_s: float = 20, caller: str = "", **fields: Any
     ) -> search_pb2.SearchProductsResponse:
-        """`queries` are pictures, products' names, or whole messages."""
+        """`queries` are pictures, products' names, or whole messages; `caller` says who asks."""
         request = search_pb2.SearchProductsRequest(queries=[_query(query) for query in queries], **fields)
-        return await self.searches.SearchProducts(request, timeout=timeout_s)
+        metadata = (("x-caller-id", caller),) if caller else ()
+        return await self.searches.SearchProducts(request, timeout=timeout_s, metadata=metadata)
 
     async def get(self, name: str, **fields: Any) -> catalog_pb2.Product:
         return await self.catalog.GetProduct(catalog_pb2.GetProductRequest(name=name, **fields), timeout=20)

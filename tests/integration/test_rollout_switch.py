@@ -105,6 +105,8 @@ async def service(
         client = triton.InferenceServerClient(stack.triton_url)
         await client.load_model(MODEL_NAME)
         await client.close()
+        # this test is the rollout service
+        await stack.stop("rollout")
         async with Service(stack, repository) as service:
             yield service
 

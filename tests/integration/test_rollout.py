@@ -1,0 +1,215 @@
+"""A rollout, a rollback and the same rollout again, while everything is used and the rollout service is killed in every
+stage. What the clients recorded is held against what is left: nobody noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import duration_pb2
+from lookalike.v1 import model_pb2, model_pb2_grpc
+
+from services.backends.index import Index, IndexSettings
+from services.common.manifest import MODEL_NAME
+from services.export.adding import add, manifest_beside
+from services.local.stack import LocalStack
+from tests.conftest import KEPT_ENCODER
+from tests.integration.rollout_clients import SAME, Pictures, Searcher, Writer
+from tests.integration.shop import OK, Shop, product
+
+pytestmark = pytest.mark.timeout(1500)
+
+RUNNING = (model_pb2.ROLLOUT_STATUS_RUNNING, model_pb2.ROLLOUT_STATUS_WAITING, model_pb2.ROLLOUT_STATUS_PAUSED)
+SUCCEEDED = model_pb2.ROLLOUT_STATUS_SUCCEEDED
+PICTURES = 200
+
+
+class Operator:
+    """Rolls out by gRPC, and kills the service that does it."""
+
+    def __init__(self, stack: LocalStack, seed: int) -> None:
+        self.stack = stack
+        self.rng = random.Random(seed)
+        self.killed: list[str] = []
+        self._channel = grpc.aio.insecure_channel(
+            stack.rollout_address, options=[("grpc.max_reconnect_backoff_ms", 200)]
+        )
+        self.models = model_pb2_grpc.ModelServiceStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def now(self) -> model_pb2.Rollout:
+        """However often the service is killed meanwhile."""
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    return await self.models.GetRollout(model_pb2.GetRolloutRequest(), timeout=5)
+                await asyncio.sleep(0.05)
+
+    async def again(self, call: Callable[..., object], request: object) -> None:
+        """A command that is given again when the service was killed over it."""
+        async with asyncio.timeout(90):
+            while True:
+                try:
+                    await call(request, timeout=30)  # type: ignore[misc]
+                    return
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is grpc.StatusCode.ABORTED:  # it had been heard
+                        return
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                await asyncio.sleep(0.1)
+
+    async def walk(self, kills: list[str], limit_s: float) -> model_pb2.Rollout:
+        """Until the rollout has ended: promotes it where it waits, and kills the service once in each of these stages.
+
+        A stage may be over before the kill comes: it is tried again in whatever comes of it.
+        """
+        left = list(kills)
+        async with asyncio.timeout(limit_s):
+            while True:
+                rollout = await self.now()
+                stage = model_pb2.RolloutStage.Name(rollout.stage).removeprefix("ROLLOUT_STAGE_").lower()
+                if stage in left:
+                    left.remove(stage)
+                    await asyncio.sleep(self.rng.random() * 0.3 if stage != "switch" else self.rng.random() * 0.05)
+                    self.stack.signal("rollout", signal.SIGKILL)
+                    self.killed.append(stage)
+                    await asyncio.sleep(0.2)
+                elif rollout.status not in RUNNING:
+                    return rollout
+                elif rollout.status == model_pb2.ROLLOUT_STATUS_WAITING:
+                    with contextlib.suppress(grpc.aio.AioRpcError):
+                        await self.models.PromoteRollout(model_pb2.PromoteRolloutRequest(name=rollout.name), timeout=10)
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def repository(model_repository: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "models"
+    shutil.copytree(model_repository, copy)
+    return copy
+
+
+@contextlib.asynccontextmanager
+async def shop_of(
+    make_stack: Callable[..., LocalStack], repository: Path, milvus: str, products: int
+) -> AsyncIterator[tuple[LocalStack, Pictures]]:
+    """Two gateways that serve version 1, `products` in the catalogue, version 2 in the repository."""
+    async with make_stack(milvus=milvus, gateways=2, model_repository=repository) as stack:
+        add(repository / MODEL_NAME, KEPT_ENCODER, manifest_beside(KEPT_ENCODER))
+        pictures = Pictures(PICTURES, repository / MODEL_NAME, (1, 2))
+
+        async def fill(gateway: int) -> None:
+            async with Shop(stack.gateway_addresses[gateway]) as shop:
+                for start in range(gateway * 100, products, 200):
+                    numbers = range(start, min(start + 100, products))
+                    answers = await shop.upsert(
+                        product(
+                            f"p{n}",
+                            pictures.data[n % PICTURES],
+                            title="0",
+                            brand=str(n % PICTURES),
+                            category=f"c{n % 3}",
+                        )
+                        for n in numbers
+                    )
+                    assert all(answer.status.code == OK for answer in answers)
+
+        await asyncio.gather(fill(0), fill(1))
+        yield stack, pictures
+
+
+@pytest.mark.parametrize(("milvus", "products"), [("lite", 5000), ("standalone", 500)])
+async def test_nobody_notices(
+    make_stack: Callable[..., LocalStack], repository: Path, milvus: str, products: int
+) -> None:
+    async with contextlib.AsyncExitStack() as exit_stack:
+        stack, pictures = await exit_stack.enter_async_context(shop_of(make_stack, repository, milvus, products))
+        shops = [await exit_stack.enter_async_context(Shop(address)) for address in stack.gateway_addresses]
+        writers = [Writer(f"w{n}", shops[n % 2], pictures, products=20, seed=n) for n in range(3)]
+        searchers = [Searcher(f"caller-{n}", shops[n % 2], pictures, seed=n) for n in range(4)]
+        operator = Operator(stack, seed=5)
+        exit_stack.push_async_callback(operator.close)
+        stop = asyncio.Event()
+        clients = [asyncio.create_task(client.run(stop)) for client in (*writers, *searchers)]
+        try:
+            # --- 1 -> 2, in every stage before the switch
+            start = model_pb2.RolloutModelRequest(
+                name="models/2",
+                canary=0.5,
+                shadow=0.2,
+                retention=duration_pb2.Duration(seconds=3600),
+                # pictures of tiles have no classes that a version could be better or worse at
+                tolerance=0.2,
+                category_tolerance=0.5,
+                latency_budget=duration_pb2.Duration(seconds=5),
+            )
+            await operator.again(operator.models.RolloutModel, start)
+            kills = ["verify", "load", "gate", "backfill", "drain", "shadow", "canary", "check", "switch"]
+            if milvus == "standalone":
+                kills = ["backfill", "check", "switch"]
+            rollout = await operator.walk(kills, limit_s=900)
+            assert rollout.status == SUCCEEDED, rollout
+            await settled(stack, shops, searchers, 2)
+            # --- back, and once more
+            await operator.again(operator.models.RollbackModel, model_pb2.RollbackModelRequest())
+            rollout = await operator.walk(["check", "switch"], limit_s=300)
+            assert rollout.status == SUCCEEDED, rollout
+            await settled(stack, shops, searchers, 1)
+            await operator.again(operator.models.RolloutModel, start)
+            rollout = await operator.walk(["switch", "retention"], limit_s=600)
+            assert rollout.status == SUCCEEDED, rollout
+            await settled(stack, shops, searchers, 2)
+        finally:
+            stop.set()
+            await asyncio.gather(*clients)
+        print(
+            f"{milvus}: killed in {operator.killed}; {sum(w.done for w in writers)} writes, "
+            f"{sum(len(s.answers) for s in searchers)} searches, "
+            f"slowest write {max(w.slowest_s for w in writers):.2f} s"
+        )
+        assert not [failure for searcher in searchers for failure in searcher.failures]
+        assert not [mixed for searcher in searchers for mixed in searcher.mixed]
+        assert not [failure for writer in writers for failure in writer.failures]
+        assert {model for searcher in searchers for model in searcher.answers} == {"models/1", "models/2"}
+        for shop in shops:
+            assert not [fault for writer in writers for fault in await writer.faults(shop)]
+        await rows_are_of_version(stack, pictures, 2, products)
+
+
+async def settled(stack: LocalStack, shops: list[Shop], searchers: list[Searcher], version: int) -> None:
+    """Both gateways answer with this version alone from now on."""
+    for shop in shops:
+        found = await shop.search(searchers[0].pictures.data[0], page_size=1)
+        assert found.provenance.model == f"models/{version}"
+    marks = [len(searcher.answers) for searcher in searchers]
+    await asyncio.sleep(1.0)
+    for searcher, mark in zip(searchers, marks, strict=True):
+        # one search may have been under way
+        assert set(searcher.answers[mark + 1 :]) <= {f"models/{version}"}
+
+
+async def rows_are_of_version(stack: LocalStack, pictures: Pictures, version: int, products: int) -> None:
+    """Every vector in the serving collection is what this version makes of the picture, and no product is missing."""
+    async with Index(IndexSettings(uri=stack.milvus_uri)) as index:
+        collection = await index.collections.resolve()
+        assert collection is not None
+        assert collection.model_version == version
+        rows = await index.match_vectors(collection, "", limit=1_000_000)
+        wrong = [
+            row.key
+            for row in rows
+            if row.vector is None or float(row.vector @ pictures.vectors[version][int(row.product.brand)]) < 1 - SAME
+        ]
+        assert not wrong
+        assert {f"p{n}" for n in range(products)} <= {row.product.id for row in rows}
