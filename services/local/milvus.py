@@ -30,6 +30,8 @@ EDITS = (
     (r"^  level: info\b", "  level: warn"),
     # ms; a write is seen with the next tick, and it is acknowledged only then
     (r"^  timeTickInterval: 200\b", "  timeTickInterval: 50"),
+    # seconds; it would wait half an hour for other nodes to take over what it has in memory, and there are none
+    (r"^  gracefulStopTimeout: 1800\b", "  gracefulStopTimeout: 1"),
 )
 
 # Without a configuration of its own the etcd inside listens on its default ports, which only one process can have.

@@ -24,7 +24,7 @@ SAME = 0.02
 
 
 class Pictures:
-    """A few hundred pictures that all products share, with their vectors by each version, computed without the system."""
+    """A few hundred pictures that all products share, and what each version makes of them, without the system."""
 
     def __init__(self, count: int, models: Path, versions: tuple[int, ...]) -> None:
         self.data = [picture(seed, side=96) for seed in range(count)]
