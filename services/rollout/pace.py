@@ -27,6 +27,7 @@ _LOOK_S = 0.5
 # share of the time in which the encoder may work for the backfill while there are searches
 _LEAST, _MOST = 0.02, 1.0
 _DOWN, _UP = 0.7, 0.03
+_LONGEST_REST_S = 1.0
 # how long, and how often at least, the backfill rests to see how searches fare without it
 _REST_S, _REST_EVERY_S = 4.0, 60.0
 # of the quiet readings the baseline is the median
@@ -74,7 +75,9 @@ class Pace:
         try:
             yield
             if self._busy and self._share < _MOST:
-                await asyncio.sleep((time.monotonic() - start) * (1 / self._share - 1))
+                rest_s = (time.monotonic() - start) * (1 / self._share - 1)
+                # a call that waited long in a queue took no more of the encoder than others
+                await asyncio.sleep(min(rest_s, _LONGEST_REST_S))
         finally:
             self._calls -= 1
             self._freed.tell()
