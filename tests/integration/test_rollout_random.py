@@ -162,7 +162,7 @@ class Shelf:
 
 # of one product: (gateway, kind, picture), one after the other; different products at the same time
 writes = st.tuples(st.integers(0, 1), st.sampled_from(["write", "write", "delete"]), st.integers(0, PICTURES - 1))
-batches = st.dictionaries(st.integers(0, PRODUCTS - 1), st.lists(writes, min_size=1, max_size=4), min_size=1)
+batches = st.dictionaries(st.integers(0, PRODUCTS - 1), st.lists(writes, min_size=1, max_size=16), min_size=1)
 # calls that the service lives, and whether the last of them is carried out
 deaths = st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=2)
 
