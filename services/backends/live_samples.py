@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from services.backends.coordination import Coordination
 
-MAX_SAMPLES = 2000
+Kind = Literal["shadow", "canary", "serving"]
+# of each kind
+MAX_SAMPLES = 1000
 _TTL_S = 7 * 24 * 3600
 
 
@@ -28,7 +30,7 @@ class Sample:
         failed: the version gave no answer.
     """
 
-    kind: Literal["shadow", "canary", "serving"]
+    kind: Kind
     latency_ms: float
     similarity: float = -1.0
     serving_similarity: float = -1.0
@@ -44,17 +46,17 @@ class LiveSamples:
 
     async def add(self, log: str, sample: Sample) -> None:
         value = json.dumps(asdict(sample))
-        key = self._key(log)
+        key = self._key(log, sample.kind)
         await self._coordination.call(lambda client: client.xadd(key, {"s": value}, maxlen=MAX_SAMPLES))
         await self._coordination.call(lambda client: client.expire(key, _TTL_S))
 
     async def all(self, log: str) -> list[Sample]:
-        """The newest, oldest first."""
-        found = await self._coordination.call(lambda client: client.xrange(self._key(log)))
+        """The newest of each kind, oldest first."""
+        return [sample for kind in get_args(Kind) for sample in await self._of_kind(log, kind)]
+
+    async def _of_kind(self, log: str, kind: Kind) -> list[Sample]:
+        found = await self._coordination.call(lambda client: client.xrange(self._key(log, kind)))
         return [Sample(**json.loads(fields[b"s"])) for _, fields in found]
 
-    async def forget(self, log: str) -> None:
-        await self._coordination.call(lambda client: client.delete(self._key(log)))
-
-    def _key(self, log: str) -> str:
-        return self._coordination.key("samples", log)
+    def _key(self, log: str, kind: Kind) -> str:
+        return self._coordination.key("samples", log, kind)

@@ -99,7 +99,8 @@ def canary_table(rollout: model_pb2.Rollout) -> RenderableType | None:
         (rollout.previous_model, canary.serving_latency_p50_ms, canary.serving_latency_p95_ms),
         (rollout.model, canary.latency_p50_ms, canary.latency_p95_ms),
     ):
-        shown.add_row(name, f"{p50_ms:.0f} ms", f"{p95_ms:.0f} ms")
+        # without a search that was computed there is no latency
+        shown.add_row(name, *(f"{value:.0f} ms" if value else "" for value in (p50_ms, p95_ms)))
     return Group(Text.assemble(("canary  ", "bold"), _counted(canary.queries, canary.failed)), shown)
 
 

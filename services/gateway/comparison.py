@@ -9,9 +9,9 @@ import random
 import time
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-from services.backends.live_samples import LiveSamples, Sample
+from services.backends.live_samples import Kind, LiveSamples, Sample
 from services.common.errors import LookalikeError
 from services.gateway.nearest import similarity
 from services.gateway.search import SearchAnswer, Searcher, SearchRequest
@@ -53,7 +53,7 @@ class Comparison:
             return
         if state.canary:
             best = similarity(answer.hits[0].cosine) if answer and answer.hits else -1.0
-            kind: Literal["serving", "canary"] = "serving" if pair.serving else "canary"
+            kind: Kind = "serving" if pair.serving else "canary"
             self._spawn(self._add(state.log, Sample(kind, latency_s * 1e3, best, failed=answer is None)))
         asked = pair.serving and answer is not None and request.page_token is None
         if asked and view.mirror and self._shadows < _MAX_SHADOWS and random.random() < state.shadow:
