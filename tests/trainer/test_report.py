@@ -499,7 +499,7 @@ def test_a_value_that_is_missing_stays_last_whichever_way_is_sorted(browser: Bro
 def test_it_is_complete_without_scripts(browser: Browser, file: Path) -> None:
     page = Page(browser, file, scripts=False)
     assert page.evaluate("document.querySelectorAll('th button').length") == 0
-    assert page.evaluate("document.querySelectorAll('section').length") == 12
+    assert page.evaluate("document.querySelectorAll('section').length") == 13
     assert page.evaluate(BROKEN_IMAGES) == []
 
 
