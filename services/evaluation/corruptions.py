@@ -1,9 +1,10 @@
 """What cameras, weather and files do to pictures: 15 corruptions at 5 severities.
 
 After Hendrycks, Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations" (ICLR
-2019), ImageNet-C, with its parameters for 224 pixels; lengths scale with the side. What differs: frost is drawn instead of
-photographed, glass moves all pixels at once instead of one after the other, and some parameters of snow and the elastic
-transform were changed, so that a higher severity is a larger change. Drops compare encoders measured here, not with published figures of ImageNet-C.
+2019), ImageNet-C, with its parameters for 224 pixels; lengths scale with the side. What differs: frost is drawn instead
+of photographed, glass moves all pixels at once instead of one after the other, and some parameters of snow and the
+elastic transform were changed, so that a higher severity is a larger change. Drops compare encoders measured here, not
+with published figures of ImageNet-C.
 """
 
 from __future__ import annotations
