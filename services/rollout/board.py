@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from services.backends.index import Collection, Index
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.rollout_state import RolloutState
 from services.rollout.record import Rollout
+
+_log = logging.getLogger("lookalike.rollout")
 
 # finished rollouts that are remembered, without what their gates measured
 HISTORY = 20
@@ -80,7 +83,8 @@ class Board:
             self.history = [self.record.but(gate=None), *self.history][:HISTORY]
             kept["history"] = self._history_json()
         await self._index.collections.keep(self.collection.name, kept)
-        self.record = record
+        before, self.record = self.record, record
+        _tell(before, record)
         return record
 
     async def switch(self, target: Collection, state: RolloutState, record: Rollout, fence: str) -> None:
@@ -92,7 +96,19 @@ class Board:
         kept = {"state": state.to_json(), "record": record.to_json(), "history": self._history_json(), "fence": fence}
         await self._index.collections.keep(target.name, kept)
         await self._index.collections.set_alias(target.name)
+        before = self.record
         self._collection, self.state, self.record = target, state, record
+        _tell(before, record)
 
     def _history_json(self) -> str:
         return json.dumps([each.to_json() for each in self.history])
+
+
+def _tell(before: Rollout | None, now: Rollout) -> None:
+    """One line in the log for each stage that begins and each status that changes."""
+    if before and (before.id, before.stage, before.status) == (now.id, now.stage, now.status):
+        return
+    facts = {"rollout": now.id, "version": now.version, "stage": now.stage.value, "status": now.status.value}
+    if now.message:
+        facts["why"] = now.message
+    _log.info("rollout", extra={"facts": facts})
