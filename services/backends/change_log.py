@@ -14,8 +14,13 @@ import redis.asyncio as redis
 
 from services.backends.coordination import Coordination
 from services.common.batching import Batcher
+from services.common.errors import Unavailable
 
 START = "0-0"
+
+
+class LogGone(Unavailable):
+    reason = "CHANGE_LOG_LOST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,19 @@ class ChangeLog:
     async def open(self, log: str) -> None:
         """Begins a log, before anybody is told of it."""
         run_id = await self._coordination.run_id()
-        await self._coordination.call(lambda client: client.set(self._mark(log), run_id))
+
+        async def begin(client: redis.Redis) -> Any:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.set(self._mark(log), run_id)
+            # an empty stream: entries are not taken by a Redis that has none
+            pipeline.xadd(self._stream(log), {"begun": run_id})
+            pipeline.xtrim(self._stream(log), maxlen=0, approximate=False)
+            return await pipeline.execute()
+
+        await self._coordination.call(begin)
 
     async def append(self, log: str, product: str, collection: str) -> None:
-        """Enters a product. Raises Unavailable when that is not certain."""
+        """Enters a product. Raises Unavailable when that is not certain; LogGone, when this Redis lacks the log."""
         await self._appends.submit((log, product, collection))
 
     async def read(self, log: str, after: str = START, count: int = 500) -> list[Entry]:
@@ -78,25 +92,36 @@ class ChangeLog:
     async def intact(self, log: str) -> bool:
         """Whether no entry can have been lost since `open`: the same server process, and nobody emptied it.
 
-        A server that was started again may have lost its last second; one that was flushed lost the mark too, and
-        nobody but `open` sets it.
+        A server that was started again may have lost its last second; one that was flushed lost the mark and the
+        stream too, and nobody but `open` makes them.
         """
-        mark = await self._coordination.call(lambda client: client.get(self._mark(log)))
-        return mark is not None and mark.decode() == await self._coordination.run_id()
+
+        async def look(client: redis.Redis) -> Any:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.get(self._mark(log))
+            pipeline.exists(self._stream(log))
+            return await pipeline.execute()
+
+        mark, stream = await self._coordination.call(look)
+        return bool(stream) and mark is not None and mark.decode() == await self._coordination.run_id()
 
     async def close(self, log: str) -> None:
         """Forgets the log."""
         await self._coordination.call(lambda client: client.delete(self._stream(log), self._mark(log)))
 
-    async def _append(self, batch: list[tuple[str, str, str]]) -> Sequence[None]:
+    async def _append(self, batch: list[tuple[str, str, str]]) -> Sequence[BaseException | None]:
         async def add(client: redis.Redis) -> Any:
             pipeline = client.pipeline(transaction=False)
             for log, product, collection in batch:
-                pipeline.xadd(self._stream(log), {"p": product, "c": collection})
+                # a Redis that was lost and came back empty must not begin the log anew: it would pass for a whole one
+                pipeline.xadd(self._stream(log), {"p": product, "c": collection}, nomkstream=True)
             return await pipeline.execute()
 
-        await self._coordination.call(add)
-        return [None] * len(batch)
+        added = await self._coordination.call(add)
+        return [
+            None if entry else LogGone(f"this Redis does not hold the change log {log}")
+            for entry, (log, *_) in zip(added, batch, strict=True)
+        ]
 
     def _stream(self, log: str) -> str:
         return self._coordination.key("changes", log)

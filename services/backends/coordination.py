@@ -15,6 +15,7 @@ import redis.asyncio as redis
 from pydantic import Field
 from redis.exceptions import RedisError
 
+from services.common.cancellation import cancellation_kept
 from services.common.errors import Unavailable
 from services.common.settings import SettingsGroup
 
@@ -63,19 +64,14 @@ class Coordination:
         """What `request` answers, in bytes as Redis has it."""
         if self._client is None:
             raise RuntimeError("Coordination is used outside `async with`")
-        task = asyncio.current_task()
-        cancellations = task.cancelling() if task else 0
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                answer = await request(self._client)
+            with cancellation_kept():
+                async with asyncio.timeout(self._settings.timeout_s):
+                    return await request(self._client)
         except (RedisError, OSError, TimeoutError) as error:
             raise Unavailable(
                 f"Redis does not answer: {str(error) or 'timed out'}", reason="COORDINATION_UNAVAILABLE"
             ) from error
-        # redis-py sends with asyncio.wait_for, which before Python 3.12 loses a cancellation that comes as it ends
-        if task and task.cancelling() > cancellations:
-            raise asyncio.CancelledError
-        return answer
 
     async def run_id(self) -> str:
         """Of the server's process: another one after every start."""

@@ -15,6 +15,7 @@ from pymilvus.client import ts_utils
 from pymilvus.client.connection_manager import ConnectionConfig
 from pymilvus.client.types import Status
 
+from services.common.cancellation import cancellation_kept
 from services.common.errors import DeadlineExceeded, Unavailable
 from services.common.settings import SettingsGroup
 
@@ -148,8 +149,9 @@ class Milvus:
     async def _bounded(self, work: Awaitable[T], limit_s: float, timeout_s: float | None) -> T:
         callers = timeout_s is not None and timeout_s < limit_s
         try:
-            async with asyncio.timeout(timeout_s if callers else limit_s):
-                return await work
+            with cancellation_kept():
+                async with asyncio.timeout(timeout_s if callers else limit_s):
+                    return await work
         except TimeoutError:
             if callers:
                 raise DeadlineExceeded("the product index did not answer before the deadline") from None

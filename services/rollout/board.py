@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,8 @@ from services.backends.index import Collection, Index
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.rollout_state import RolloutState
 from services.rollout.record import Rollout
+
+_log = logging.getLogger("lookalike.rollout")
 
 # finished rollouts that are remembered, without what their gates measured
 HISTORY = 20
@@ -96,7 +99,8 @@ class Board:
             history = [self.record.but(gate=None), *history][:HISTORY]
             kept["history"] = _json(history)
         await self._index.collections.keep(self.collection.name, kept)
-        self.record, self.history = record, history
+        before, self.record, self.history = self.record, record, history
+        _tell(before, record)
         return record
 
     async def switch(self, target: Collection, state: RolloutState, record: Rollout, fence: str) -> None:
@@ -115,8 +119,20 @@ class Board:
             }
             await self._index.collections.keep(target.name, kept)
             await self._index.collections.set_alias(target.name)
+            before = self.record
             self._collection, self.state, self.record = target, state, record
+        _tell(before, record)
 
 
 def _json(history: list[Rollout]) -> str:
     return json.dumps([each.to_json() for each in history])
+
+
+def _tell(before: Rollout | None, now: Rollout) -> None:
+    """One line in the log for each stage that begins and each status that changes."""
+    if before and (before.id, before.stage, before.status) == (now.id, now.stage, now.status):
+        return
+    facts = {"rollout": now.id, "version": now.version, "stage": now.stage.value, "status": now.status.value}
+    if now.message:
+        facts["why"] = now.message
+    _log.info("rollout", extra={"facts": facts})

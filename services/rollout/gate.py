@@ -1,7 +1,7 @@
 """The gate: a new encoder version must find what the serving one finds, as fast as was asked for, before it is trusted.
 
 Both are measured on the same pictures. The serving version's vectors of catalogue images are those that it serves with;
-all others come from Triton, behind the queries of users.
+all others come from Triton, behind the queries of users and out of their way.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from services.common.manifest import Manifest
 from services.evaluation.metrics import Vectors, ndcg_at_k, rank
 from services.rollout.golden_embedding import GoldenEmbedding
 from services.rollout.golden_set import GoldenSet, Picture, drawn, named
+from services.rollout.pace import Pace
 from services.rollout.record import Gate, GateRow, Options
 from services.rollout.verification import latencies_ms
 
@@ -49,6 +50,7 @@ async def measure_gate(
     images: ImageStore,
     decoder: ImageDecoder,
     encoder: Encoder,
+    pace: Pace,
     serving: Collection,
     serving_side: int,
     candidate: Manifest,
@@ -85,7 +87,7 @@ async def measure_gate(
         done += count
         progress(done, total)
 
-    embedding = GoldenEmbedding(images, decoder, encoder, more)
+    embedding = GoldenEmbedding(images, decoder, encoder, pace, more)
     after = await embedding.vectors(pictures, candidate.version, candidate.side)
     before = await embedding.vectors(to_embed, serving.model_version, serving_side)
     before |= {id(each): each.vector for each in pictures if each.vector is not None}

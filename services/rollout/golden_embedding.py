@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from services.common.images import ImageDecoder
 from services.evaluation.corruptions import corrupt
 from services.evaluation.metrics import Vectors
 from services.rollout.golden_set import Picture
+from services.rollout.pace import Pace
 
-_BATCH = 8
 # batches under way at a time: one for each instance of Triton, and one that is being decoded
 _CONCURRENT = 3
 
@@ -27,23 +28,25 @@ _log = logging.getLogger("lookalike.gate")
 
 
 class GoldenEmbedding:
-    """A few batches at a time. progress: called with pictures done since the last call."""
+    """A few batches at a time, at the pace of a backfill. progress: called with pictures done since the last call."""
 
     def __init__(
-        self, images: ImageStore, decoder: ImageDecoder, encoder: Encoder, progress: Callable[[int], None]
+        self, images: ImageStore, decoder: ImageDecoder, encoder: Encoder, pace: Pace, progress: Callable[[int], None]
     ) -> None:
         self._images = images
         self._decoder = decoder
         self._encoder = encoder
+        self._pace = pace
         self._progress = progress
 
     async def vectors(self, pictures: Sequence[Picture], version: int, side: int) -> dict[int, Vector]:
         """By id() of each picture; those that can't be read are left out."""
         found: dict[int, Vector] = {}
-        free = asyncio.Semaphore(_CONCURRENT)
+        left = deque(pictures)
 
-        async def work(batch: Sequence[Picture]) -> None:
-            async with free:
+        async def work() -> None:
+            while left:
+                batch = [left.popleft() for _ in range(min(self._pace.batch, len(left)))]
                 decoded = [(each, await self._pixels(each, side)) for each in batch]
                 there = [(each, pixels) for each, pixels in decoded if pixels is not None]
                 if there:
@@ -53,8 +56,8 @@ class GoldenEmbedding:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for start in range(0, len(pictures), _BATCH):
-                    group.create_task(work(pictures[start : start + _BATCH]))
+                for _ in range(_CONCURRENT):
+                    group.create_task(work())
         except ExceptionGroup as failed:
             # the first stopped the others
             raise failed.exceptions[0] from None
@@ -63,7 +66,8 @@ class GoldenEmbedding:
     async def _embed(self, pixels: npt.NDArray[np.uint8], version: int) -> Vectors:
         while True:
             try:
-                return await self._encoder.embed(pixels, version, priority=Priority.BACKFILL)
+                async with self._pace.turn():
+                    return await self._encoder.embed(pixels, version, priority=Priority.BACKFILL)
             except Overloaded as error:
                 await asyncio.sleep(error.retry_after_s or 0.5)
 

@@ -7,6 +7,7 @@ before is mended by doing it once more. Who compares finds what is left to copy.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -181,26 +182,38 @@ class Mirror:
         """Vectors by picture, and the pictures whose original is missing or can't be read any more."""
         vectors: dict[Picture, Vector] = {}
         missing = set()
-        pictures = list(wanted.items())
-        start = 0
-        while start < len(pictures):
+        left = deque(wanted.items())
+
+        def load_next() -> asyncio.Task[dict[Picture, np.ndarray | None]]:
             size = self._pace.batch if paced else IDLE_BATCH
-            batch, pixels = [], []
-            loaded = await asyncio.gather(*(self._load(image) for _, image in pictures[start : start + size]))
-            for (picture, _), decoded in zip(pictures[start : start + size], loaded, strict=True):
-                if decoded is None:
-                    missing.add(picture)
-                else:
-                    batch.append(picture)
-                    pixels.append(decoded)
-            if batch:
-                # a switch waits for what is not paced
-                priority = Priority.BACKFILL if paced else Priority.QUERY
-                async with self._pace.turn() if paced else nullcontext():
-                    found = await self._encoder.embed(np.stack(pixels), self.target.model_version, priority=priority)
-                vectors |= dict(zip(batch, found, strict=True))
-            start += size
+            batch = dict(left.popleft() for _ in range(min(size, len(left))))
+            return asyncio.create_task(self._load_all(batch))
+
+        loading = load_next()
+        try:
+            while loaded := await loading:
+                # while these are embedded
+                loading = load_next()
+                pixels = {picture: decoded for picture, decoded in loaded.items() if decoded is not None}
+                missing |= loaded.keys() - pixels.keys()
+                if pixels:
+                    vectors |= await self._embed_batch(pixels, paced)
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
         return vectors, missing
+
+    async def _embed_batch(self, pixels: dict[Picture, np.ndarray], paced: bool) -> dict[Picture, Vector]:
+        # a switch waits for what is not paced
+        priority = Priority.BACKFILL if paced else Priority.QUERY
+        async with self._pace.turn() if paced else nullcontext():
+            found = await self._encoder.embed(
+                np.stack(list(pixels.values())), self.target.model_version, priority=priority
+            )
+        return dict(zip(pixels, found, strict=True))
+
+    async def _load_all(self, batch: dict[Picture, ProductImage]) -> dict[Picture, np.ndarray | None]:
+        return dict(zip(batch, await asyncio.gather(*map(self._load, batch.values())), strict=True))
 
     async def _load(self, image: ProductImage) -> np.ndarray | None:
         """uint8 [S, S, 3]; None when there is no such original, or it is no picture."""

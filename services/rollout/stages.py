@@ -101,6 +101,7 @@ class Stages:
             parts.images,
             parts.decoder,
             parts.encoder,
+            parts.pace,
             serving,
             (await self._mirroring.manifest_of(serving.model_version)).side,
             await self._mirroring.manifest_of(record.version),

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services.backends.coordination import Coordination, CoordinationSettings
 from services.backends.encoder import Encoder, EncoderSettings
+from services.backends.gateway_registry import GatewayRegistry
 from services.backends.image_store import ImageStore, ImageStoreSettings
 from services.backends.index import Collection, Index, IndexSettings, Row
 from services.common.errors import FailedPrecondition
@@ -27,6 +29,7 @@ from services.local.ports import PortPicker
 from services.local.supervisor import Supervisor
 from services.rollout.gate import gate_error, measure_gate
 from services.rollout.golden_set import drawn
+from services.rollout.pace import Pace
 from services.rollout.record import Gate, Options
 from tests.integration.encoders import DIMENSION, SIDE, make_repository, publish_version, tiles, triton_of
 
@@ -114,6 +117,8 @@ class Shop:
             self.images,
             self.decoder,
             self.encoder,
+            # not entered: nobody searches
+            Pace(GatewayRegistry(Coordination(CoordinationSettings()))),
             self.collection,
             SIDE,
             self.manifests[version],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.backends.index import Collection
 from services.common.errors import FailedPrecondition, Unavailable
 from services.rollout.board import Board
 from services.rollout.record import Rollout, Stage, Status
@@ -68,3 +69,26 @@ async def test_what_has_ended_meanwhile_is_not_promoted() -> None:
         await board.amend(lambda record: _promoted(_running(record, "a")))
     await ending
     assert not system.record.promoted
+
+
+async def test_each_stage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    system = System.serving(1)
+    system.kept["products_m2"] = {}
+    board = await board_of(system, Life())
+    caplog.set_level("INFO", "lookalike.rollout")
+    record = await board.remember(Rollout("2-x", 2, 1))
+    await board.change(stage=Stage.LOAD)
+    await board.change(missing=("p1",))
+    await board.change(status=Status.PAUSED, message="Redis is away")
+    await board.switch(Collection.of(2, 8, "p"), board.state, record.but(stage=Stage.SWITCH), "fence")
+    await board.change(stage=Stage.RETENTION, status=Status.SUCCEEDED)
+    told = [line.facts for line in caplog.records]  # type: ignore[attr-defined]
+    assert [(facts["stage"], facts["status"]) for facts in told] == [
+        ("verify", "running"),
+        ("load", "running"),
+        ("load", "paused"),
+        ("switch", "running"),
+        ("retention", "succeeded"),
+    ]
+    assert {(facts["rollout"], facts["version"]) for facts in told} == {("2-x", 2)}
+    assert told[2]["why"] == "Redis is away"
