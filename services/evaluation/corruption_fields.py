@@ -10,6 +10,9 @@ from PIL import Image
 
 Field = npt.NDArray[np.float64]
 
+# of plasma: points, and how many of them the picture covers
+_TORUS, _SEEN = 256, 224
+
 
 def convolved(picture: Field, kernel: Field) -> Field:
     """The picture under an odd-sized kernel that sums to 1, mirrored at its edges."""
@@ -63,6 +66,32 @@ def cloud(side: int, roughness: float, rng: np.random.Generator) -> Field:
     spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / frequencies ** (roughness / 2)
     field = np.fft.irfft2(spectrum, (side, side))
     return np.asarray((field - field.min()) / np.ptp(field))
+
+
+def plasma(side: int, decay: float, rng: np.random.Generator) -> Field:
+    """Midpoint displacement (Fournier, Fussell, Carpenter 1982): [side, side], 224/256 of a torus that spans 0..1.
+
+    The torus has 256 x 256 points whatever the side, so that a small picture shows the same waves as a large one.
+
+    Args:
+        decay: each halving of the distance displaces by so many times less, squared, as in ImageNet-C.
+    """
+    field = np.zeros((_TORUS, _TORUS))
+    step, reach = _TORUS, 1.0
+    while step > 1:
+        half = step // 2
+        corners = field[::step, ::step]
+        right, down = corners + np.roll(corners, -1, axis=1), corners + np.roll(corners, -1, axis=0)
+        noise = rng.uniform(-reach, reach, (3, *corners.shape))
+        middles = (right + np.roll(right, -1, axis=0)) / 4 + noise[0]
+        field[half::step, half::step] = middles
+        # and between two corners and two middles
+        field[::step, half::step] = (right + middles + np.roll(middles, 1, axis=0)) / 4 + noise[1]
+        field[half::step, ::step] = (down + middles + np.roll(middles, 1, axis=1)) / 4 + noise[2]
+        step, reach = half, reach / decay**2
+    spread = Image.fromarray(((field - field.min()) / np.ptp(field)).astype(np.float32))
+    seen = (0, 0, _SEEN, _SEEN)
+    return np.asarray(spread.resize((side, side), Image.Resampling.BILINEAR, box=seen)).astype(float)
 
 
 def moved(picture: Field, dx: Field, dy: Field) -> Field:

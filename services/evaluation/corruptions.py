@@ -1,10 +1,10 @@
 """What cameras, weather and files do to pictures: 15 corruptions at 5 severities.
 
 After Hendrycks, Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations" (ICLR
-2019), ImageNet-C, with its parameters for 224 pixels; lengths scale with the side. What differs: fog is noise with a
-power law instead of a midpoint displacement, frost is drawn instead of photographed, glass moves all pixels at once
-instead of one after the other, and some parameters of snow, fog and the elastic transform were changed, so that a
-higher severity is a larger change. Drops compare encoders measured here, not with published figures of ImageNet-C.
+2019), ImageNet-C, with its parameters for 224 pixels; lengths scale with the side. What differs: frost is drawn instead
+of photographed, glass moves all pixels at once instead of one after the other, and some parameters of snow and the
+elastic transform were changed, so that a higher severity is a larger change. Drops compare encoders measured here, not
+with published figures of ImageNet-C.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from services.evaluation.corruption_fields import (
     gaussian,
     line,
     moved,
+    plasma,
     zoomed,
 )
 
@@ -146,8 +147,8 @@ def frost(picture: Field, level: int, rng: np.random.Generator) -> Field:
 
 
 def fog(picture: Field, level: int, rng: np.random.Generator) -> Field:
-    strength, roughness = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.75, 1.5), (3.0, 1.4))[level]
-    veil = cloud(len(picture), 1 + roughness, rng)[:, :, None]
+    strength, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[level]
+    veil = plasma(len(picture), decay, rng)[:, :, None]
     brightest = picture.max()
     return np.asarray((picture + strength * veil) * brightest / (brightest + strength))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 import pytest
 import torch
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 from onnx import TensorProto, helper
 from onnx2torch.node_converters.pad import OnnxPadStatic
 from safetensors.torch import save_file
@@ -28,6 +30,7 @@ from services.trainer.learning.backbones import (
     TORCHVISION,
     UNIT_RANGE,
     Backbone,
+    _LiteFeatures,
     from_onnx,
     make_backbone,
     stages_of,
@@ -96,6 +99,13 @@ def test_packaged_weights_are_pretrained_and_none_are_random(name: str) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     kernel = next(key for key, tensor in states[0].items() if tensor.dim() == 4)
     assert not torch.equal(states[0][kernel], states[2][kernel])
+
+
+def test_lite_without_copies_sees_what_the_package_does() -> None:
+    package = EfficientNet.from_name("efficientnet-lite0").eval()
+    ours, pixels = copy.deepcopy(package), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(_LiteFeatures(ours)(pixels), package.extract_features(pixels))
 
 
 def test_what_each_was_trained_to_see() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.evaluation.corruption_fields import cloud, convolved, disk, gaussian, line, moved, zoomed
+from services.evaluation.corruption_fields import cloud, convolved, disk, gaussian, line, moved, plasma, zoomed
 from services.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from tests.unit.pictures import difference, noise
 
@@ -111,3 +111,11 @@ class TestFields:
         rough, smooth = (cloud(64, power, np.random.default_rng(1)) for power in (1.0, 4.0))
         assert rough.min() == smooth.min() == 0
         assert np.abs(np.diff(smooth)).mean() < 0.3 * np.abs(np.diff(rough)).mean()
+
+    def test_plasma_is_smoother_the_faster_it_decays_and_the_same_at_every_side(self) -> None:
+        rough, smooth = (plasma(224, decay, np.random.default_rng(1)) for decay in (1.4, 2.0))
+        assert 0 <= smooth.min() < 0.2
+        assert 0.8 < smooth.max() <= 1
+        assert np.abs(np.diff(smooth)).mean() < 0.5 * np.abs(np.diff(rough)).mean()
+        small = plasma(56, 2.0, np.random.default_rng(1))
+        np.testing.assert_allclose(small, smooth.reshape(56, 4, 56, 4).mean(axis=(1, 3)), atol=0.02)
