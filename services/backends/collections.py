@@ -45,7 +45,7 @@ class Collections:
         """
         wanted = Collection.of(version, dimension, preprocessing)
         limit_s = self._settings.admin_timeout_s
-        await self._milvus.call_blocking(lambda client, timeout_s: self._create(client, wanted, timeout_s), limit_s)
+        await self._milvus.change_blocking(lambda client, timeout_s: self._create(client, wanted, timeout_s), limit_s)
         await self.ensure_loaded(wanted.name)
         made = await self.describe(wanted.name)
         if made is None or made.properties != wanted.properties:
@@ -89,14 +89,14 @@ class Collections:
         current = await self.resolve()
         if current is None:
             try:
-                await self._milvus.call(lambda client: client.create_alias(collection_name, alias))
+                await self._milvus.change(lambda client: client.create_alias(collection_name, alias))
                 return
             except Exception:
                 current = await self.resolve()
                 if current is None:
                     raise
         if current.name != collection_name:
-            await self._milvus.call(lambda client: client.alter_alias(collection_name, alias))
+            await self._milvus.change(lambda client: client.alter_alias(collection_name, alias))
 
     async def ensure_loaded(self, name: str) -> None:
         """Returns when the collection is in memory and can be searched."""
@@ -115,7 +115,7 @@ class Collections:
     async def drop(self, name: str) -> None:
         """Removes a collection with its rows; nothing happens when there is none."""
         limit_s = self._settings.admin_timeout_s
-        await self._milvus.call_blocking(
+        await self._milvus.change_blocking(
             lambda client, timeout_s: client.drop_collection(name, timeout=timeout_s), limit_s
         )
 
@@ -128,7 +128,7 @@ class Collections:
         named = index_schema.named_properties(properties)
         # twice: Milvus 2.3 shows the new properties at once, but stores those from before the call
         for _ in range(2):
-            await self._milvus.call(lambda client: client.alter_collection_properties(name, named))
+            await self._milvus.change(lambda client: client.alter_collection_properties(name, named))
 
     async def keep_gap(self, name: str, log: str) -> None:
         """Says, durably, that a change log lacks a write to this collection."""

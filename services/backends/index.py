@@ -25,7 +25,7 @@ from services.backends.collections import Collections
 from services.backends.filter_expressions import ascii_only
 from services.backends.index_rows import Fingerprint, Hit, Row, Vector
 from services.backends.index_schema import IMAGE_COLUMNS, MAX_LIMIT, PRODUCT_COLUMNS, VECTOR, Collection, both, literal
-from services.backends.milvus import CollectionNotLoaded, IndexSettings, Milvus
+from services.backends.milvus import CollectionNotLoaded, IndexSettings, Milvus, Permit
 from services.common.products import MAX_IMAGES
 
 __all__ = [
@@ -67,11 +67,14 @@ class Index:
 
     Every method raises Unavailable when Milvus fails or takes longer than the settings' timeout, and DeadlineExceeded
     when it takes longer than the `timeout_s` of the call. After an outage the same object works again.
+
+    Args:
+        permit: awaited directly before each call that changes anything; raises when this process may not.
     """
 
-    def __init__(self, settings: IndexSettings) -> None:
+    def __init__(self, settings: IndexSettings, permit: Permit | None = None) -> None:
         self._settings = settings
-        self._milvus = Milvus(settings)
+        self._milvus = Milvus(settings, permit)
         # Milvus Lite loses writes that come at the same time
         self._write_locks: dict[str, asyncio.Lock] = {}
         self._is_lite: bool | None = None
@@ -241,7 +244,7 @@ class Index:
             return
         async with self._write_lock(collection.name):
             # in a thread: the asynchronous client's delete does not look at what the server answers
-            await self._milvus.call_blocking(
+            await self._milvus.change_blocking(
                 lambda client, limit_s: client.delete(collection.name, ids=keys, timeout=limit_s),
                 self._settings.timeout_s,
                 timeout_s,
@@ -250,7 +253,7 @@ class Index:
         await self._see(collection.name, {"consistency_level": "Strong"}, timeout_s)
 
     async def _write(self, name: str, part: list[dict[str, Any]], timeout_s: float | None) -> None:
-        await self._milvus.call(lambda client: client.upsert(name, part), timeout_s)
+        await self._milvus.change(lambda client: client.upsert(name, part), timeout_s)
 
     async def _see(self, name: str, consistency: dict[str, Any], timeout_s: float | None) -> None:
         """Returns when searches see what `consistency` asks for."""

@@ -20,6 +20,7 @@ from services.common.errors import DeadlineExceeded, Unavailable
 from services.common.settings import SettingsGroup
 
 T = TypeVar("T")
+Permit = Callable[[], Awaitable[None]]
 
 _COLLECTION_NOT_FOUND = 100
 _COLLECTION_NOT_LOADED = 101
@@ -57,10 +58,15 @@ class CollectionNotLoaded(Unavailable):
 
 
 class Milvus:
-    """Use as `async with`. Connects at the first call, and again after an outage."""
+    """Use as `async with`. Connects at the first call, and again after an outage.
 
-    def __init__(self, settings: IndexSettings) -> None:
+    Args:
+        permit: awaited directly before each call that changes anything; raises when this process may not.
+    """
+
+    def __init__(self, settings: IndexSettings, permit: Permit | None = None) -> None:
         self._settings = settings
+        self._permit = permit
         config = ConnectionConfig.from_uri(settings.uri)
         self._endpoint, self._database = config.address, config.db_name
         self._client: AsyncMilvusClient | None = None
@@ -112,6 +118,20 @@ class Milvus:
             return await asyncio.to_thread(request, self._blocking, limit)
 
         return await self._bounded(work(), limit_s, timeout_s)
+
+    async def change(self, request: Callable[[AsyncMilvusClient], Awaitable[T]], timeout_s: float | None = None) -> T:
+        """As `call`, for what changes something. Raises what the permit raises, too."""
+        if self._permit:
+            await self._permit()
+        return await self.call(request, timeout_s)
+
+    async def change_blocking(
+        self, request: Callable[[MilvusClient, float], T], limit_s: float, timeout_s: float | None = None
+    ) -> T:
+        """As `call_blocking`, for what changes something. Raises what the permit raises, too."""
+        if self._permit:
+            await self._permit()
+        return await self.call_blocking(request, limit_s, timeout_s)
 
     def write_timestamp(self, collection_name: str) -> int:
         """Milvus' timestamp of this process' last write to a collection; 0 when the engine tells none."""

@@ -17,8 +17,12 @@ class Changes:
         self._next.set()
         self._next = asyncio.Event()
 
-    async def wait(self, limit_s: float | None = None) -> None:
-        """Returns at the next change, or after the time."""
+    def mark(self) -> asyncio.Event:
+        """For `wait`, taken before a look that takes a while: what changes meanwhile is not missed."""
+        return self._next
+
+    async def wait(self, limit_s: float | None = None, since: asyncio.Event | None = None) -> None:
+        """Returns at the next change, or the next since `mark`, or after the time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await self._next.wait()
+                await (since or self._next).wait()

@@ -27,6 +27,7 @@ class RolloutState:
         shadow: share of searches, 0 to 1, that are asked of the mirror as well, off the request's path.
         hurry: a freeze is near: gateways read the state every few milliseconds.
         retention_end: until when the mirror is kept up to date for a rollback, in seconds since 1970; 0: of no meaning.
+        leaving: encoder version whose collection is removed once no gateway searches it any more; 0: none.
     """
 
     seq: int = 0
@@ -41,6 +42,7 @@ class RolloutState:
     shadow: float = 0.0
     hurry: bool = False
     retention_end: float = 0.0
+    leaving: int = 0
 
     def after(self, **changes: Any) -> Self:
         """The next state: these changes, and the next number."""

@@ -9,6 +9,7 @@ when it may not, requests read the pair anew (docs/decisions/0008).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -119,7 +120,7 @@ class Serving:
         """Whom a caller's searches are answered by; the same caller falls on the same side for a whole rollout."""
         view = await self.current()
         state = view.state
-        if view.mirror and state.canary > _share(state.log, caller) and view.mirror.model_version in self._sides:
+        if view.mirror and state.canary > _share(state, caller) and view.mirror.model_version in self._sides:
             return Pair(view.mirror, view.mirror.model_version, serving=False)
         own = view.collection.model_version
         query_version = state.query_version if state.query_version in self._sides else own
@@ -140,7 +141,6 @@ class Serving:
                 await self._index.collections.ensure_loaded(collection.name)
                 await self._verify(collection)
                 await self.refresh()
-                return
             except FailedPrecondition:
                 raise
             except LookalikeError as error:
@@ -148,6 +148,11 @@ class Serving:
                     _log.warning("not ready yet", extra={"facts": {"reason": error.reason, "error": error.message}})
                     complained = error.message
                 await asyncio.sleep(self._settings.refresh_s)
+            else:
+                break
+        # so that a caller in a canary is answered by the same version as before this gateway was started again
+        with contextlib.suppress(LookalikeError):
+            await self.verify_mirror()
 
     async def refresh(self) -> View:
         """The view as of now or later. Raises Unavailable when there is none or the index does not answer."""
@@ -235,7 +240,7 @@ class Serving:
         _log.info("encoder verified", extra={"facts": {"version": version, "cosine": round(cosine, 6)}})
 
 
-def _share(log: str, caller: str) -> float:
-    """Where a caller falls in [0, 1): even, and another place in each rollout."""
-    digest = hashlib.sha256(f"{log}/{caller}".encode()).digest()
+def _share(state: RolloutState, caller: str) -> float:
+    """Where a caller falls in [0, 1): even, and the same for a whole rollout, whatever becomes of its change log."""
+    digest = hashlib.sha256(f"{state.turn}/{state.mirror}/{caller}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -52,10 +52,11 @@ async def serve(settings: RolloutSettings) -> None:
 async def _rollouts(settings: RolloutSettings, stack: contextlib.AsyncExitStack) -> Rollouts:
     """What walks, with all it works with; it begins once it holds the lease."""
     encoder = await stack.enter_async_context(Encoder(settings.encoder))
-    index = await stack.enter_async_context(Index(settings.index))
+    coordination = await stack.enter_async_context(Coordination(settings.coordination))
+    lease = Lease(coordination)
+    index = await stack.enter_async_context(Index(settings.index, permit=lease.confirm))
     images = await stack.enter_async_context(ImageStore(settings.image_store))
     decoder = await stack.enter_async_context(ImageDecoder(settings.rollout.decode_threads))
-    coordination = await stack.enter_async_context(Coordination(settings.coordination))
     log, registry = ChangeLog(coordination), GatewayRegistry(coordination)
     parts = Parts(
         models=settings.model_repository / MODEL_NAME,
@@ -69,7 +70,7 @@ async def _rollouts(settings: RolloutSettings, stack: contextlib.AsyncExitStack)
         pace=await stack.enter_async_context(Pace(registry)),
     )
     # left in the other order: what walks stops before the lease is given up
-    lease = await stack.enter_async_context(Lease(coordination))
+    await stack.enter_async_context(lease)
     return await stack.enter_async_context(Rollouts(parts, lease))
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from services.backends.index import Collection, Index
@@ -27,6 +28,8 @@ class Board:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._collection: Collection | None = None
+        # of the last state that was published, or may have been
+        self._seq = 0
         self.state = RolloutState()
         self.record: Rollout | None = None
         self.history: list[Rollout] = []
@@ -55,35 +58,48 @@ class Board:
             raise FailedPrecondition(
                 f"the state kept with {collection.name} can't be read: {error}", reason="STATE_INVALID"
             ) from error
+        self._seq = max(self._seq, self.state.seq)
         self._collection = collection
 
     async def publish(self, **changes: Any) -> RolloutState:
-        """Tells gateways the next state. Raises Unavailable: it may have been stored or not."""
+        """Tells gateways the next state.
+
+        Raises:
+            Unavailable: it may have been stored or not. `state` is what it was before, so that whoever tries again
+            publishes again, under another number.
+        """
         # counted before it is tried: a number must never come twice
-        self.state = self.state.after(**changes)
-        await self._index.collections.keep(self.collection.name, {"state": self.state.to_json()})
-        return self.state
+        self._seq += 1
+        state = replace(self.state.after(**changes), seq=self._seq)
+        try:
+            await self._index.collections.keep(self.collection.name, {"state": state.to_json()})
+        except BaseException:
+            self.state = replace(self.state, freeze=state.freeze)
+            raise
+        self.state = state
+        return state
 
     async def change(self, **changes: Any) -> Rollout:
         """Stores changes of the record as it is by then."""
-        return await self._store(lambda record: record.but(**changes))
+        return await self.amend(lambda record: record.but(**changes))
 
     async def remember(self, record: Rollout) -> Rollout:
         """Stores the record; one of another rollout makes way."""
-        return await self._store(lambda _: record)
+        return await self.amend(lambda _: record)
 
-    async def _store(self, make: Callable[[Rollout], Rollout]) -> Rollout:
+    async def amend(self, make: Callable[[Rollout], Rollout]) -> Rollout:
+        """Stores what `make` makes of the record as it is by then. Raises what it raises; nothing changes then."""
         async with self._lock:
             return await self._stored(make(self.record or _NONE))
 
     async def _stored(self, record: Rollout) -> Rollout:
-        record = record.but(updated=time.time())
+        record, history = record.but(updated=time.time()), self.history
         kept = {"record": record.to_json()}
         if self.record and self.record.id != record.id:
-            self.history = [self.record.but(gate=None), *self.history][:HISTORY]
-            kept["history"] = self._history_json()
+            history = [self.record.but(gate=None), *history][:HISTORY]
+            kept["history"] = _json(history)
         await self._index.collections.keep(self.collection.name, kept)
-        before, self.record = self.record, record
+        before, self.record, self.history = self.record, record, history
         _tell(before, record)
         return record
 
@@ -93,15 +109,23 @@ class Board:
         Raises:
             Unavailable: nobody knows on which side it ended; `read` tells.
         """
-        kept = {"state": state.to_json(), "record": record.to_json(), "history": self._history_json(), "fence": fence}
-        await self._index.collections.keep(target.name, kept)
-        await self._index.collections.set_alias(target.name)
-        before = self.record
-        self._collection, self.state, self.record = target, state, record
+        async with self._lock:
+            self._seq = max(self._seq, state.seq)
+            kept = {
+                "state": state.to_json(),
+                "record": record.to_json(),
+                "history": _json(self.history),
+                "fence": fence,
+            }
+            await self._index.collections.keep(target.name, kept)
+            await self._index.collections.set_alias(target.name)
+            before = self.record
+            self._collection, self.state, self.record = target, state, record
         _tell(before, record)
 
-    def _history_json(self) -> str:
-        return json.dumps([each.to_json() for each in self.history])
+
+def _json(history: list[Rollout]) -> str:
+    return json.dumps([each.to_json() for each in history])
 
 
 def _tell(before: Rollout | None, now: Rollout) -> None:

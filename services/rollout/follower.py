@@ -141,6 +141,10 @@ class Follower:
                 frozen=False,
                 hurry=False,
             )
+            record = board.record
+            if record and record.samples_log and not record.status.ended:
+                # gateways sample under the new log
+                await board.change(samples_log=log)
         began = time.monotonic()
         await self._agreement.reached(state, _ACKNOWLEDGE_S)
         if not usable:
@@ -174,10 +178,9 @@ class Follower:
                 slots.release()
             done += compared
             took_s = max(1e-3, time.monotonic() - start)
-            per_s = done / took_s
-            self.progress = Progress(
-                min(done, total), total, copied_rows / took_s, max(0, total - done) / per_s, self.progress.backlog
-            )
+            # nothing is done when all that differs so far is to be removed
+            eta_s = max(0, total - done) * took_s / done if done else None
+            self.progress = Progress(min(done, total), total, copied_rows / took_s, eta_s, self.progress.backlog)
 
         try:
             async for compared, ids in self.mirror.differing():

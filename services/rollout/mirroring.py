@@ -13,7 +13,7 @@ from services.backends.gateway_registry import GATEWAY_TTL_S
 from services.backends.image_store import ImageStore
 from services.backends.index import Collection, Index
 from services.backends.live_samples import LiveSamples
-from services.common.errors import Unavailable
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.images import PREPROCESSING, ImageDecoder
 from services.common.manifest import Manifest
 from services.rollout.agreement import Agreement
@@ -73,22 +73,42 @@ class Mirroring:
             self._follower = None
 
     async def retire(self, version: int) -> None:
-        """Stops following with a version, and removes its collection. Raises Unavailable."""
+        """Stops following with a version, and removes its collection. Raises Unavailable; it may be done again."""
         await self.stop()
-        name = Collection.of(version, 0, "").name
-        state = self._board.state
-        if state.mirror == name:
-            await self.end()
-            # searches that began there have ended by then
-            await asyncio.sleep(GATEWAY_TTL_S)
-            with contextlib.suppress(Unavailable):
-                await self._parts.log.close(state.log)
-        await self._parts.index.collections.drop(name)
+        await self._remove(version)
         await self.unload(version)
 
     async def end(self) -> None:
         """No collection follows any more; what is in it stays. Raises Unavailable."""
-        state = await self._board.publish(
+        log = self._board.state.log
+        await self._publish_without()
+        await self._unused(log)
+
+    async def _remove(self, version: int) -> None:
+        """Removes a version's collection once no gateway can be searching it.
+
+        The state says which one is leaving: a process that dies on the way is replaced by one that goes on with it.
+        """
+        collections, board = self._parts.index.collections, self._board
+        name = Collection.of(version, 0, "").name
+        if name == board.collection.name:
+            raise FailedPrecondition(f"version {version} serves", reason="MODEL_SERVING")
+        log = board.state.log if board.state.mirror == name else ""
+        if board.state.leaving != version:
+            if await collections.describe(name) is None:
+                return
+            if board.state.mirror in ("", name):
+                # even when it does not seem to be named: nobody knows of a publication that failed
+                await self._publish_without(leaving=version)
+            else:
+                await board.publish(leaving=version)
+        await self._unused(log)
+        await collections.drop(name)
+        await board.publish(leaving=0)
+
+    async def _publish_without(self, leaving: int = 0) -> None:
+        """That no collection follows."""
+        await self._board.publish(
             log="",
             mirror="",
             mirror_version=0,
@@ -98,8 +118,20 @@ class Mirroring:
             canary=0.0,
             shadow=0.0,
             retention_end=0.0,
+            leaving=leaving,
         )
-        await self._parts.agreement.reached(state, _ACKNOWLEDGE_S)
+
+    async def _unused(self, log: str) -> None:
+        """Returns when no search uses what the state does not name.
+
+        That takes a moment more than the gateways' agreement: searches that began before must end, and a Redis that was
+        emptied does not know gateways that still trust what they hold.
+        """
+        await self._parts.agreement.reached(self._board.state, _ACKNOWLEDGE_S)
+        await asyncio.sleep(GATEWAY_TTL_S)
+        if log:
+            with contextlib.suppress(Unavailable):
+                await self._parts.log.close(log)
 
     async def unload(self, version: int) -> None:
         """Triton lets go of a version that does not serve. Raises Unavailable."""
@@ -116,7 +148,7 @@ class Mirroring:
         follows = self._board.state.mirror == name
         if not follows and await collections.describe(name) and await collections.kept(name, "model") != file:
             # of another file of the same number: its vectors are of another space
-            await collections.drop(name)
+            await self._remove(version)
         target = await collections.create_collection(version, manifest.dimension, PREPROCESSING)
         await collections.keep(name, {"model": file})
         return await self.mirror_to(target)

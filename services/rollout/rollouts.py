@@ -97,13 +97,7 @@ class Rollouts:
         """Lets it go on from where it waits. Raises NotFound; FailedPrecondition when it does not wait; Unavailable."""
         async with self._commands:
             board = await self._active()
-            record = self._running(rollout_id)
-            if record.status is not Status.WAITING:
-                raise FailedPrecondition(
-                    f"rollouts/{record.id} does not wait: it is {record.status} in {record.stage}",
-                    reason="ROLLOUT_NOT_WAITING",
-                )
-            changed = await board.change(promoted=True, status=Status.RUNNING, message="")
+            changed = await board.amend(lambda record: _promoted(_running(record, rollout_id)))
             self._walk.poke()
             return changed
 
@@ -111,13 +105,7 @@ class Rollouts:
         """Begins to end it before its switch. Raises NotFound; FailedPrecondition; Unavailable."""
         async with self._commands:
             board = await self._active()
-            record = self._running(rollout_id)
-            if record.stage is Stage.SWITCH:
-                raise FailedPrecondition(
-                    f"rollouts/{record.id} is switching; `lookalike rollback` undoes it afterwards",
-                    reason="ROLLOUT_SWITCHING",
-                )
-            changed = await board.change(cancelling=True)
+            changed = await board.amend(lambda record: _cancelling(_running(record, rollout_id)))
             self._walk.cancel_stage()
             return changed
 
@@ -255,18 +243,36 @@ class Rollouts:
                 f"{name} is {record.status} in {record.stage}: one rollout at a time", metadata={"rollout": name}
             )
 
-    def _running(self, rollout_id: str) -> Rollout:
-        record = self._board.record
-        if record is None or record.id != rollout_id:
-            raise NotFound(f"rollouts/{rollout_id} does not run", reason="ROLLOUT_NOT_FOUND", field="name")
-        if record.status.ended:
-            raise FailedPrecondition(f"rollouts/{rollout_id} has ended: {record.status}", reason="ROLLOUT_ENDED")
-        return record
-
     async def _begin(self, record: Rollout) -> Rollout:
         begun = await self._board.remember(record.but(created=time.time()))
         self._walk.poke()
         return begun
+
+
+def _running(record: Rollout, rollout_id: str) -> Rollout:
+    if record.id != rollout_id:
+        raise NotFound(f"rollouts/{rollout_id} does not run", reason="ROLLOUT_NOT_FOUND", field="name")
+    if record.status.ended:
+        raise FailedPrecondition(f"rollouts/{rollout_id} has ended: {record.status}", reason="ROLLOUT_ENDED")
+    return record
+
+
+def _promoted(record: Rollout) -> Rollout:
+    if record.status is not Status.WAITING:
+        raise FailedPrecondition(
+            f"rollouts/{record.id} does not wait: it is {record.status} in {record.stage}",
+            reason="ROLLOUT_NOT_WAITING",
+        )
+    return record.but(promoted=True, status=Status.RUNNING, message="")
+
+
+def _cancelling(record: Rollout) -> Rollout:
+    if record.stage is Stage.SWITCH:
+        raise FailedPrecondition(
+            f"rollouts/{record.id} is switching; `lookalike rollback` undoes it afterwards",
+            reason="ROLLOUT_SWITCHING",
+        )
+    return record.but(cancelling=True)
 
 
 def _new_id(version: int) -> str:

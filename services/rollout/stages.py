@@ -90,6 +90,8 @@ class Stages:
 
     async def _gate(self, record: Rollout) -> None:
         parts, serving = self._parts, self._board.collection
+        # a Triton that was started again holds what serves alone
+        await parts.encoder.load(parts.models, {serving.model_version, record.version})
 
         def told(done: int, total: int) -> None:
             self.gate_progress = Progress(done, total)
@@ -203,7 +205,11 @@ class Stages:
     async def _seen_enough(self, kind: str) -> None:
         """Returns when enough live searches were seen, or time is up. Raises FailedPrecondition (CANARY_FAILED)."""
         end = time.monotonic() + AUTO_LIMIT_S
-        while time.monotonic() < end and not enough(await self._parts.samples.all(self._board.state.log), kind):
+        while time.monotonic() < end:
+            # without Redis nothing was seen; it may be back before the time is up
+            with contextlib.suppress(Unavailable):
+                if enough(await self._parts.samples.all(self._board.state.log), kind):
+                    return
             await self._poked.wait(1.0)
 
     async def _until(self, awaited: Awaitable[None], follower: Follower) -> None:

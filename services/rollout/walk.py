@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ _RETRY_S = 1.0
 _AGAIN_S = 3.0
 _LONG_S = 3600.0
 _TEMPORARY = (Unavailable, Overloaded, DeadlineExceeded)
+# gateways do not know of the version yet
+_UNPUBLISHED = (Stage.VERIFY, Stage.LOAD, Stage.GATE)
 
 
 class Walk:
@@ -74,15 +77,17 @@ class Walk:
         """Goes on with what the board says, for ever."""
         try:
             while True:
-                record = self._board.record
-                if self._retiring:
+                asked, record = self._poked.mark(), self._board.record
+                if leaving := self._board.state.leaving:
+                    await self._again_and_again(functools.partial(self._retired, leaving))
+                elif self._retiring:
                     await self._retire(*self._retiring)
                 elif record and not record.status.ended:
                     await self._one_stage(record)
                 elif self._board.state.mirror:
-                    await self._retain()
+                    await self._retain(asked)
                 else:
-                    await self._poked.wait(_LONG_S)
+                    await self._poked.wait(_LONG_S, asked)
         finally:
             await self._mirroring.stop()
             if self._retiring and not self._retiring[1].done():
@@ -95,11 +100,11 @@ class Walk:
     async def _one_stage(self, record: Rollout) -> None:
         began = time.monotonic()
         try:
+            if record.status is Status.PAUSED:
+                record = await self._board.change(status=Status.RUNNING, message="")
             if record.cancelling:
                 await self._end(record, Status.CANCELLED, "cancelled by an operator", "CANCELLED")
                 return
-            if record.status is Status.PAUSED:
-                await self._board.change(status=Status.RUNNING, message="")
             self._stage = asyncio.create_task(self._stages.run(record))
             await asyncio.wait([self._stage])
             if not self._stage.cancelled():  # else by an operator, which the next turn sees
@@ -137,8 +142,8 @@ class Walk:
                 await self._board.change(status=Status.PAUSED, message=error.message)
         await self._poked.wait(_AGAIN_S if postponed else _RETRY_S)
 
-    async def _retain(self) -> None:
-        """The version before follows, until its time is over or something happens."""
+    async def _retain(self, asked: asyncio.Event) -> None:
+        """The version before follows, until its time is over or something is asked for."""
         state = self._board.state
         previous = await self._again_and_again(lambda: self._parts.index.collections.describe(state.mirror))
         left_s = state.retention_end - time.time()
@@ -147,7 +152,7 @@ class Walk:
             await self._again_and_again(lambda: self._retired(state.mirror_version))
             return
         await self._again_and_again(lambda: self._mirroring.follow_retained(previous))
-        await self._poked.wait(min(left_s, _LONG_S))
+        await self._poked.wait(min(left_s, _LONG_S), asked)
 
     async def _retire(self, version: int, done: asyncio.Future[None]) -> None:
         try:
@@ -179,7 +184,7 @@ class Walk:
         elif status is Status.CANCELLED:
             await self._mirroring.retire(record.version)
         else:
-            if state.mirror == target:
+            if record.stage not in _UNPUBLISHED:
                 await self._mirroring.end()
             # what was filled is left: the next try compares it instead of filling it again
             await self._mirroring.unload(record.version)

@@ -61,7 +61,7 @@ class Writer:
     pictures: Pictures
     products: int
     seed: int
-    pause_s: float = 0.02
+    pause_s: float = 0.1
     records: dict[str, Record] = field(default_factory=dict)
     brands: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -133,7 +133,7 @@ class Searcher:
     shop: Shop
     pictures: Pictures
     seed: int
-    pause_s: float = 0.02
+    pause_s: float = 0.1
     answers: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ import contextlib
 import random
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.timeout(1500)
 
 RUNNING = (model_pb2.ROLLOUT_STATUS_RUNNING, model_pb2.ROLLOUT_STATUS_WAITING, model_pb2.ROLLOUT_STATUS_PAUSED)
 SUCCEEDED = model_pb2.ROLLOUT_STATUS_SUCCEEDED
-PICTURES = 200
+# products that follow each other share a picture, as variants of one article do
+PICTURES, VARIANTS = 200, 25
 
 
 class Operator:
@@ -39,6 +41,8 @@ class Operator:
         self.stack = stack
         self.rng = random.Random(seed)
         self.killed: list[str] = []
+        self.seen = ""
+        self.began = time.monotonic()
         self._channel = grpc.aio.insecure_channel(
             stack.rollout_address, options=[("grpc.max_reconnect_backoff_ms", 200)]
         )
@@ -79,6 +83,9 @@ class Operator:
             while True:
                 rollout = await self.now()
                 stage = model_pb2.RolloutStage.Name(rollout.stage).removeprefix("ROLLOUT_STAGE_").lower()
+                if stage != self.seen:
+                    self.seen = stage
+                    print(f"{time.monotonic() - self.began:6.1f} s {stage}")  # for whoever asks what took so long
                 if stage in left:
                     left.remove(stage)
                     await asyncio.sleep(self.rng.random() * 0.3 if stage != "switch" else self.rng.random() * 0.05)
@@ -115,10 +122,10 @@ async def shop_of(
                     numbers = range(start, min(start + 100, products))
                     answers = await shop.upsert(
                         product(
-                            f"p{n}",
-                            pictures.data[n % PICTURES],
+                            f"p{n:04}",
+                            pictures.data[n // VARIANTS],
                             title="0",
-                            brand=str(n % PICTURES),
+                            brand=str(n // VARIANTS),
                             category=f"c{n % 3}",
                         )
                         for n in numbers
@@ -212,4 +219,4 @@ async def rows_are_of_version(stack: LocalStack, pictures: Pictures, version: in
             if row.vector is None or float(row.vector @ pictures.vectors[version][int(row.product.brand)]) < 1 - SAME
         ]
         assert not wrong
-        assert {f"p{n}" for n in range(products)} <= {row.product.id for row in rows}
+        assert {f"p{n:04}" for n in range(products)} <= {row.product.id for row in rows}
