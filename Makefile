@@ -8,10 +8,10 @@ TRAIN_READY := $(TRAIN_VENV)/.ready
 PROTOS := $(wildcard protos/lookalike/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-train demo train-demo test test-serving test-training check format protos lock bench clean
+.PHONY: help install install-train demo train-demo test test-serving test-training check format protos lock bench bench-rollout clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(READY) ## make the environment and fetch the engines (Triton, Milvus, Redis)
 
@@ -70,6 +70,9 @@ lock: $(READY) ## pin every package again
 
 bench: $(READY) ## measure against the service that an afternoon builds; about 10 minutes
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-rollout: $(READY) ## measure what callers see of a rollout, and how fast it goes; under 10 minutes
+	@$(BIN)/python -m tests.bench.rollout $(ARGS)
 
 clean: ## remove what was made at run time
 	rm -rf $(VENV) $(TRAIN_VENV) .lookalike .lookalike-demo .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -22,7 +22,7 @@ from services.common.errors import LookalikeError
 
 ALLOWED = 1.3
 IDLE_BATCH, BUSY_BATCH = 8, 1
-_IDLE_CALLS = 3
+IDLE_CALLS = 3
 _LOOK_S = 0.5
 # share of the time in which the encoder may work for the backfill while there are searches
 _LEAST, _MOST = 0.02, 1.0
@@ -68,7 +68,7 @@ class Pace:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around one call to the encoder: waits before it, and for its rest behind it."""
-        while self._calls >= (1 if self._busy else _IDLE_CALLS) or time.monotonic() < self._resting_until:
+        while self._calls >= (1 if self._busy else IDLE_CALLS) or time.monotonic() < self._resting_until:
             await self._freed.wait(0.2)
         self._calls += 1
         start = time.monotonic()
