@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 
 from services.backends.encoder import Encoder
+from services.common.cancellation import end
 from services.common.errors import LookalikeError
 
 _log = logging.getLogger("lookalike.encoder")
@@ -39,10 +39,7 @@ class KeptLoaded:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     async def _watch(self) -> None:
         complained = ""

@@ -1,4 +1,4 @@
-"""A cancellation that somebody else's code has lost is raised again."""
+"""Ending tasks, and cancellations that somebody else's code has lost."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ def cancellation_kept() -> Iterator[None]:
     finally:
         if task and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def end(task: asyncio.Task[None] | None) -> None:
+    """Cancels a task, if there is one, and returns when it has ended.
+
+    Raises:
+        What the task failed with; CancelledError when the caller is cancelled meanwhile.
+    """
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()

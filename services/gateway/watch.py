@@ -10,6 +10,7 @@ import uuid
 from types import TracebackType
 
 from services.backends.gateway_registry import GATEWAY_TRUST_S, Beat, GatewayRegistry
+from services.common.cancellation import end
 from services.common.errors import LookalikeError, Unavailable
 from services.gateway.search_stats import SearchStats
 from services.gateway.serving import Serving
@@ -55,10 +56,7 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
         # from now on nobody waits for this gateway
         self._serving.trust(-float("inf"))
         with contextlib.suppress(LookalikeError):

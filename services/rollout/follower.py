@@ -6,7 +6,6 @@ Steps 2 and 3 of docs/decisions/0008. When the log is lost a new one is begun an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -15,6 +14,7 @@ from types import TracebackType
 from services.backends.change_log import START, ChangeLog
 from services.backends.gateway_registry import GATEWAY_TTL_S
 from services.backends.index import Index
+from services.common.cancellation import end
 from services.common.errors import LookalikeError
 from services.rollout.agreement import Agreement, LogLost
 from services.rollout.board import Board
@@ -73,11 +73,8 @@ class Follower:
         await self.stop()
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await end(self._task)
+        self._task = None
 
     @property
     def is_complete(self) -> bool:

@@ -15,6 +15,7 @@ import time
 from types import TracebackType
 
 from services.backends.coordination import Coordination
+from services.common.cancellation import end
 from services.common.changes import Changes
 from services.common.errors import LookalikeError, Unavailable
 
@@ -56,10 +57,7 @@ class Lease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
         with contextlib.suppress(LookalikeError):
             await self._coordination.drop_lease(NAME, self._owner)
 

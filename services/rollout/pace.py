@@ -9,7 +9,6 @@ and Jain, 1989).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 
 from services.backends.gateway_registry import Beat, GatewayRegistry
+from services.common.cancellation import end
 from services.common.changes import Changes
 from services.common.errors import LookalikeError
 
@@ -55,10 +55,7 @@ class Pace:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     @property
     def batch(self) -> int:

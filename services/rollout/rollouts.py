@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from datetime import UTC, datetime
 from types import TracebackType
 
 from services.backends.live_samples import Sample
+from services.common.cancellation import end
 from services.common.errors import FailedPrecondition, LookalikeError, NotFound, Unavailable
 from services.export.publish import versions_in
 from services.rollout.board import Board
@@ -45,10 +45,7 @@ class Rollouts:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     # -- commands --------------------------------------------------------------------------------------------------
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import shutil
-import signal
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import grpc
-import grpc.aio
 import pytest
 from google.protobuf import duration_pb2
-from lookalike.v1 import model_pb2, model_pb2_grpc
+from lookalike.v1 import model_pb2
 
 from services.backends.index import Index, IndexSettings
 from services.common.manifest import MODEL_NAME
@@ -24,80 +19,14 @@ from services.export.adding import add, manifest_beside
 from services.local.stack import LocalStack
 from tests.conftest import KEPT_ENCODER
 from tests.integration.rollout_clients import SAME, Pictures, Searcher, Writer
+from tests.integration.rollout_operator import Operator
 from tests.integration.shop import OK, Shop, product
 
 pytestmark = pytest.mark.timeout(1500)
 
-RUNNING = (model_pb2.ROLLOUT_STATUS_RUNNING, model_pb2.ROLLOUT_STATUS_WAITING, model_pb2.ROLLOUT_STATUS_PAUSED)
 SUCCEEDED = model_pb2.ROLLOUT_STATUS_SUCCEEDED
 # products that follow each other share a picture, as variants of one article do
 PICTURES, VARIANTS = 200, 25
-
-
-class Operator:
-    """Rolls out by gRPC, and kills the service that does it."""
-
-    def __init__(self, stack: LocalStack, seed: int) -> None:
-        self.stack = stack
-        self.rng = random.Random(seed)
-        self.killed: list[str] = []
-        self.seen = ""
-        self.began = time.monotonic()
-        self._channel = grpc.aio.insecure_channel(
-            stack.rollout_address, options=[("grpc.max_reconnect_backoff_ms", 200)]
-        )
-        self.models = model_pb2_grpc.ModelServiceStub(self._channel)
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def now(self) -> model_pb2.Rollout:
-        """However often the service is killed meanwhile."""
-        async with asyncio.timeout(60):
-            while True:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    return await self.models.GetRollout(model_pb2.GetRolloutRequest(), timeout=5)
-                await asyncio.sleep(0.05)
-
-    async def again(self, call: Callable[..., object], request: object) -> None:
-        """A command that is given again when the service was killed over it."""
-        async with asyncio.timeout(90):
-            while True:
-                try:
-                    await call(request, timeout=30)  # type: ignore[misc]
-                    return
-                except grpc.aio.AioRpcError as error:
-                    if error.code() is grpc.StatusCode.ABORTED:  # it had been heard
-                        return
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                        raise
-                await asyncio.sleep(0.1)
-
-    async def walk(self, kills: list[str], limit_s: float) -> model_pb2.Rollout:
-        """Until the rollout has ended: promotes it where it waits, and kills the service once in each of these stages.
-
-        A stage may be over before the kill comes: it is tried again in whatever comes of it.
-        """
-        left = list(kills)
-        async with asyncio.timeout(limit_s):
-            while True:
-                rollout = await self.now()
-                stage = model_pb2.RolloutStage.Name(rollout.stage).removeprefix("ROLLOUT_STAGE_").lower()
-                if stage != self.seen:
-                    self.seen = stage
-                    print(f"{time.monotonic() - self.began:6.1f} s {stage}")  # for whoever asks what took so long
-                if stage in left:
-                    left.remove(stage)
-                    await asyncio.sleep(self.rng.random() * 0.3 if stage != "switch" else self.rng.random() * 0.05)
-                    self.stack.signal("rollout", signal.SIGKILL)
-                    self.killed.append(stage)
-                    await asyncio.sleep(0.2)
-                elif rollout.status not in RUNNING:
-                    return rollout
-                elif rollout.status == model_pb2.ROLLOUT_STATUS_WAITING:
-                    with contextlib.suppress(grpc.aio.AioRpcError):
-                        await self.models.PromoteRollout(model_pb2.PromoteRolloutRequest(name=rollout.name), timeout=10)
-                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -145,8 +74,7 @@ async def test_nobody_notices(
         shops = [await exit_stack.enter_async_context(Shop(address)) for address in stack.gateway_addresses]
         writers = [Writer(f"w{n}", shops[n % 2], pictures, products=20, seed=n) for n in range(3)]
         searchers = [Searcher(f"caller-{n}", shops[n % 2], pictures, seed=n) for n in range(4)]
-        operator = Operator(stack, seed=5)
-        exit_stack.push_async_callback(operator.close)
+        operator = await exit_stack.enter_async_context(Operator(stack, seed=5))
         stop = asyncio.Event()
         clients = [asyncio.create_task(client.run(stop)) for client in (*writers, *searchers)]
         try:

@@ -37,6 +37,7 @@ from services.trainer.learning.backbones import (
 )
 from services.trainer.learning.encoder import Encoder, to_tensor
 from services.trainer.learning.extractors import read_extractor, without_contract
+from services.trainer.learning.fit import _freeze_statistics
 from services.trainer.learning.to_onnx import to_onnx
 from services.trainer.recipe import ModelRecipe
 from tests.trainer import tiny
@@ -101,11 +102,27 @@ def test_packaged_weights_are_pretrained_and_none_are_random(name: str) -> None:
     assert not torch.equal(states[0][kernel], states[2][kernel])
 
 
-def test_lite_without_copies_sees_what_the_package_does() -> None:
+def test_lite_sees_and_learns_what_the_package_does() -> None:
     package = EfficientNet.from_name("efficientnet-lite0").eval()
-    ours, pixels = copy.deepcopy(package), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        torch.testing.assert_close(_LiteFeatures(ours)(pixels), package.extract_features(pixels))
+    ours, pixels = _LiteFeatures(copy.deepcopy(package)), torch.randn(2, 3, 96, 96)
+    theirs = package.extract_features(pixels)
+    torch.testing.assert_close(ours(pixels), theirs)
+    # trained with frozen statistics
+    ours.train()
+    _freeze_statistics(ours)
+    made = ours(pixels)
+    torch.testing.assert_close(made, theirs, rtol=1e-3, atol=1e-4)
+    made.square().mean().backward()
+    theirs.square().mean().backward()
+    for name in ("weight", "bias"):
+        for ours_norm, norm in (
+            (ours.stem[0][1], package._bn0),
+            (ours.blocks[3]._depthwise_conv[1], package._blocks[3]._bn1),
+        ):
+            torch.testing.assert_close(getattr(ours_norm, name).grad, getattr(norm, name).grad, rtol=1e-2, atol=1e-6)
+    kernel, other = ours.blocks[0]._project_conv[0].weight.grad, package._blocks[0]._project_conv.weight.grad
+    torch.testing.assert_close(kernel, other, rtol=1e-2, atol=1e-6)
+    assert torch.equal(ours.stem[0][1].running_mean, package._bn0.running_mean)
 
 
 def test_what_each_was_trained_to_see() -> None:

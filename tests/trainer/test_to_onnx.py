@@ -103,12 +103,13 @@ def test_normalisations_are_folded_where_they_can_be(tmp_path: Path) -> None:
     assert kinds["Dropout"] == 0
     # the head's is in its linear layer, that of a sequence in the convolution before it
     lite = Encoder(make_backbone("efficientnet-lite0", "none"), ModelRecipe(side=64, dimension=8)).eval()
-    assert isinstance(lite.backbone.stem[1], nn.BatchNorm2d)
+    assert isinstance(lite.backbone.stem[0][1], nn.BatchNorm2d)
     folded = Counter(node.op_type for node in to_onnx(lite, 64).graph.node)
     plain = sum(isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d) for m in lite.modules())
     assert plain > 40
     assert folded["Gemm"] == 1
-    assert isinstance(lite.backbone.stem[1], nn.BatchNorm2d)
+    assert folded["BatchNormalization"] == 0
+    assert isinstance(lite.backbone.stem[0][1], nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

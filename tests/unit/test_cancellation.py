@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from services.backends.milvus import IndexSettings, Milvus
-from services.common.cancellation import cancellation_kept
+from services.common.cancellation import cancellation_kept, end
 
 Answer = Callable[["asyncio.Future[str]"], None]
 
@@ -73,3 +73,27 @@ async def test_what_was_not_cancelled_is_left_alone() -> None:
     with cancellation_kept():
         await asyncio.sleep(0)
     task.uncancel()
+
+
+async def test_a_task_is_ended_before_its_owner_goes_on() -> None:
+    trace: list[str] = []
+
+    async def work(error: Exception | None = None) -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0.01)
+            trace.append("ended")
+            if error:
+                raise error
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    await end(task)
+    assert trace == ["ended"]
+    await end(task)
+    await end(None)
+    failing = asyncio.create_task(work(ConnectionError()))
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionError):
+        await end(failing)

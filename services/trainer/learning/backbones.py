@@ -27,6 +27,7 @@ from torch import nn
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.export import bundled
 from services.export.contract import Normalisation
+from services.trainer.learning.conv_norm import ConvNorm
 from services.trainer.learning.extractors import read_extractor, without_contract
 
 IMAGENET = Normalisation(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
@@ -122,9 +123,11 @@ class _LiteFeatures(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+        self.stem = nn.Sequential(ConvNorm(network._conv_stem, network._bn0), nn.ReLU6())
         self.blocks = network._blocks
-        self.top = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
+        self.top = nn.Sequential(ConvNorm(network._conv_head, network._bn1), nn.ReLU6())
+        for block in self.blocks:
+            _join(block)
         for module in self.modules():
             _spare_copies(module)
 
@@ -133,6 +136,13 @@ class _LiteFeatures(nn.Module):
         for block in self.blocks:
             maps = block(maps)
         return self.top(maps)
+
+
+def _join(block: Any) -> None:
+    for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+        if hasattr(block, conv):
+            setattr(block, conv, ConvNorm(getattr(block, conv), getattr(block, norm)))
+            setattr(block, norm, nn.Identity())
 
 
 def _spare_copies(module: nn.Module) -> None:
