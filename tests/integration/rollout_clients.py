@@ -6,6 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import grpc.aio
@@ -38,6 +39,14 @@ class Pictures:
         return float(self.vectors[version][one] @ self.vectors[version][other])
 
 
+class Failure(NamedTuple):
+    """Of a call, from when to when by the loop's clock."""
+
+    began: float
+    ended: float
+    error: str
+
+
 @dataclass
 class Record:
     """What is known of one product. `sent`: contents that were sent and not (yet) acknowledged; None is a delete."""
@@ -64,7 +73,7 @@ class Writer:
     pause_s: float = 0.1
     records: dict[str, Record] = field(default_factory=dict)
     brands: dict[str, int] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     done: int = 0
     slowest_s: float = 0.0
 
@@ -102,7 +111,7 @@ class Writer:
                         raise RuntimeError(answer.status.message)
                     acknowledged = self.done
             except (grpc.aio.AioRpcError, RuntimeError) as error:
-                self.failures.append(str(error))
+                self.failures.append(Failure(start, loop.time(), str(error)))
                 await asyncio.sleep(0.2)
                 continue
             self.slowest_s = max(self.slowest_s, loop.time() - start)
@@ -135,17 +144,18 @@ class Searcher:
     seed: int
     pause_s: float = 0.1
     answers: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
 
     async def run(self, stop: asyncio.Event) -> None:
-        rng = random.Random(self.seed)
+        rng, loop = random.Random(self.seed), asyncio.get_running_loop()
         while not stop.is_set():
             asked = rng.randrange(len(self.pictures.data))
+            start = loop.time()
             try:
                 found = await self.shop.search(self.pictures.data[asked], caller=self.caller, page_size=5)
             except grpc.aio.AioRpcError as error:
-                self.failures.append(f"{error.code()}: {error.details()}")
+                self.failures.append(Failure(start, loop.time(), f"{error.code()}: {error.details()}"))
                 await asyncio.sleep(0.1)
                 continue
             model = found.provenance.model
