@@ -63,10 +63,10 @@ class ChangeLog:
         """Enters a product. Raises Unavailable when that is not certain; LogGone, when this Redis lacks the log."""
         await self._appends.submit((log, product, collection))
 
-    async def read(self, log: str, after: str = START, count: int = 500) -> list[Entry]:
-        """The first entries behind `after`, in their order."""
+    async def read(self, log: str, after: str = START, count: int = 500, *, until: str = "") -> list[Entry]:
+        """The first entries behind `after`, in their order; up to `until`, when it is given."""
         found = await self._coordination.call(
-            lambda client: client.xrange(self._stream(log), min=f"({after}", max="+", count=count)
+            lambda client: client.xrange(self._stream(log), min=f"({after}", max=until or "+", count=count)
         )
         return [
             Entry(id=entry_id.decode(), product=fields[b"p"].decode(), collection=fields[b"c"].decode())

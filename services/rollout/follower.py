@@ -170,9 +170,11 @@ class Follower:
         async def copy(compared: int, ids: list[str]) -> None:
             nonlocal done, copied_rows
             try:
-                copied_rows += await self.mirror.copy(ids, paced=True)
+                rows = await self.mirror.copy(ids, paced=True)
             finally:
                 slots.release()
+            # not `+= await`: others add meanwhile
+            copied_rows += rows
             done += compared
             took_s = max(1e-3, time.monotonic() - start)
             # nothing is done when all that differs so far is to be removed

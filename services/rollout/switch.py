@@ -20,6 +20,8 @@ _ACKNOWLEDGE_S = 10.0
 # of the whole freeze, up to moving the alias; gateways give up waiting after twice as long
 FREEZE_BUDGET_S = 5.0
 _READ = 512
+# products that may be left to be copied while writes wait, and how often it is tried to be as few
+_FEW, _ROUNDS = 8, 5
 
 
 class NotSwitched(Unavailable):
@@ -43,14 +45,25 @@ class Switch:
         Raises:
             LogLost, NotAcknowledged, Unavailable.
         """
-        board = self._board
-        start = await self._log.last(board.state.log)
-        state = await board.publish(hurry=True)
-        # no write that was entered before `start` is under way any more
-        await self._agreement.reached(state, _ACKNOWLEDGE_S)
+        start = await self._noted()
         async for _, ids in mirror.differing():
             await mirror.copy(ids)
+        # comparing takes a while: what was written meanwhile is copied now, or writes would have to wait for it
+        for _ in range(_ROUNDS):
+            end = await self._noted()
+            entered, _ = await self._entered(self._board.state.log, start, until=end)
+            await mirror.copy(entered)
+            start = end
+            if len(entered) <= _FEW:
+                break
         return start
+
+    async def _noted(self) -> str:
+        """The end of the log as it was; no write that was entered before it is under way any more."""
+        end = await self._log.last(self._board.state.log)
+        state = await self._board.publish(hurry=True)
+        await self._agreement.reached(state, _ACKNOWLEDGE_S)
+        return end
 
     async def switch(self, mirror: Mirror, start: str, record: Rollout, retention_s: float) -> None:
         """Freezes writes, copies what was written since `start`, moves the alias, lets writes go on.
@@ -65,8 +78,11 @@ class Switch:
         try:
             state = await self._freeze()
             await self._agreement.reached(state, FREEZE_BUDGET_S)
+            all_wait_s = time.monotonic() - began
             entered, start = await self._entered(old_log, start)
             await mirror.copy(entered)
+            facts = {"acknowledged_s": round(all_wait_s, 3), "products": len(entered)}
+            _log.info("frozen", extra={"facts": facts | {"copied_s": round(time.monotonic() - began, 3)}})
             new_log = secrets.token_hex(8)
             await self._log.open(new_log)
             await self._agreement.log_is_whole(mirror.source, state)
@@ -159,14 +175,15 @@ class Switch:
             return False
         return True
 
-    async def _entered(self, log: str, start: str, *, only: str = "") -> tuple[set[str], str]:
+    async def _entered(self, log: str, start: str, *, only: str = "", until: str = "") -> tuple[set[str], str]:
         """Products that were entered behind `start`, and the place of the last entry.
 
         Args:
             only: entries of writes to this collection alone.
+            until: no entry behind this place.
         """
         products: set[str] = set()
-        while log and (entries := await self._log.read(log, start, _READ)):
+        while log and (entries := await self._log.read(log, start, _READ, until=until)):
             products |= {entry.product for entry in entries if not only or entry.collection == only}
             start = entries[-1].id
         return products, start

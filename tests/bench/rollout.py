@@ -6,7 +6,9 @@ all of them, and what is embedded is enough to measure by. Searches come at half
 (measured first), as a Poisson process over both gateways, each with a picture that no cache has seen; a writer changes
 a product three times a second. The backfill runs under that load first, then without it; the encoder's own throughput
 is measured before and after that by calling Triton with the same batches of ready pixels. Then shadow, canary, the
-switch, and --switches back and forth.
+switch, and --switches back and forth. What is compared with, no rollout at all, is measured at both ends.
+
+"Others" are the cores that processes of other people took meanwhile: with many of them, read the medians alone.
 
     python -m tests.bench.rollout --products 20000 --json rollout.json
 """
@@ -16,7 +18,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -28,6 +32,7 @@ from pathlib import Path
 
 import grpc.aio
 import numpy as np
+import psutil
 from google.protobuf import duration_pb2
 from lookalike.v1 import model_pb2, model_pb2_grpc
 from rich.console import Console
@@ -51,9 +56,21 @@ from tests.integration.shop import Shop, picture
 
 LOAD_SHARE = 0.5
 SIDE = 320
+WITHOUT = "no rollout"
+PARTS = ("triton", "milvus", "rollout")
 # rows of one call of the index
 _CHUNK = 1000
 _CLASSES, _OF_A_CLASS = 6, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A stage begins: when (monotonic), and how long all cores and ours were busy by then, in seconds."""
+
+    name: str
+    at: float
+    busy_s: float
+    ours_s: float
 
 
 @dataclass
@@ -72,6 +89,9 @@ class Figures:
     freeze_s: list[float] = field(default_factory=list)
     switched_s: list[float] = field(default_factory=list)
     stage_s: dict[str, float] = field(default_factory=dict)
+    others_cores: dict[str, float] = field(default_factory=dict)
+    # of an image of the idle backfill, by process
+    cpu_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def idle_share(self) -> float:
@@ -79,7 +99,7 @@ class Figures:
 
     @property
     def p99_ratio(self) -> float:
-        return self.searches["backfill"]["p99_ms"] / self.searches["before"]["p99_ms"]
+        return self.searches["backfill"]["p99_ms"] / self.searches[WITHOUT]["p99_ms"]
 
 
 def main() -> None:
@@ -127,8 +147,7 @@ class Bench:
         self._golden = folder / "golden"
         self._exit = contextlib.AsyncExitStack()
         self._figures = Figures()
-        # stages that have begun, and when (monotonic)
-        self._marks: list[tuple[float, str]] = []
+        self._marks: list[Mark] = []
 
     async def __aenter__(self) -> Bench:
         enter, stack = self._exit.enter_async_context, self._stack
@@ -155,9 +174,8 @@ class Bench:
         figures.rate_qps = LOAD_SHARE * figures.capacity_qps
         _tell(f"{figures.capacity_qps:.1f} searches/s at most, {figures.batch_images_per_s[0]:.1f} images/s")
         load.start(figures.rate_qps)
-        self._mark("before")
-        # as long as the backfill under load is measured
-        await asyncio.sleep(3 * args.seconds)
+        self._mark(WITHOUT)
+        await asyncio.sleep(2 * args.seconds)
         self._mark("")
         await self._operator.RolloutModel(self._request())
         async with self._watched():
@@ -179,6 +197,10 @@ class Bench:
             await self._operator.RollbackModel(model_pb2.RollbackModelRequest())
             await self._switched(1 if number % 2 == 0 else 2)
             await asyncio.sleep(3)
+        self._mark("")
+        await self._operator.RetireModel(model_pb2.RetireModelRequest(name=f"models/{2 if args.switches % 2 else 1}"))
+        self._mark(WITHOUT)
+        await asyncio.sleep(2 * args.seconds)
         self._mark("")
         await load.stop()
         self._summarise()
@@ -274,10 +296,13 @@ class Bench:
         await asyncio.sleep(4.5)
         start, first = time.monotonic(), await self._rows(target)
         end, last = start, first
+        spent = {name: _cpu_s(self._stack.pid(name)) for name in PARTS}
         # its end is not its pace: the last groups are fewer than can be at work
         while last < args.products - 150:
             await asyncio.sleep(0.5)
             end, last = time.monotonic(), await self._rows(target)
+        for name, before in spent.items():
+            figures.cpu_ms[name] = round(1e3 * (_cpu_s(self._stack.pid(name)) - before) / max(1, last - first), 2)
         figures.backfill_idle_rows_per_s = (last - first) / max(1e-9, end - start)
         _tell(
             f"backfill: {figures.backfill_loaded_rows_per_s:.1f} rows/s under load, "
@@ -351,26 +376,40 @@ class Bench:
         if isinstance(results[0], Exception):
             raise results[0]
 
+    def _cpu(self) -> tuple[float, float]:
+        """Seconds that all cores were busy, and for how many of them we were."""
+        times = psutil.cpu_times()
+        ours = [self._stack.pid(name) for name in (*PARTS, "gateway", "gateway2", "redis")]
+        return sum(times) - times.idle - times.iowait - times.guest, sum(map(_cpu_s, [*ours, os.getpid()]))
+
     def _mark(self, name: str) -> None:
         """From now on it is this stage; "": what comes is not measured."""
-        self._marks.append((time.monotonic(), name))
+        self._marks.append(Mark(name, time.monotonic(), *self._cpu()))
         if name:
             _tell(name)
 
     def _summarise(self) -> None:
         figures, load = self._figures, self._load
-        ends = [begun for begun, _ in self._marks[1:]] + [time.monotonic()]
-        of: dict[str, tuple[list[Sample], list[Sample]]] = {}
-        for (start, name), end in zip(self._marks, ends, strict=True):
-            if name:
-                searches, writes = of.setdefault(name, ([], []))
-                searches += between(load.searches, start, end)
-                writes += between(load.writes, start, end)
-        for name, (searches, writes) in of.items():
-            figures.searches[name] = _summary(searches)
-            figures.writes[name] = _summary(writes)
+        stretches: dict[str, list[tuple[Mark, Mark]]] = {}
+        for start, end in itertools.pairwise(self._marks):
+            if start.name:
+                stretches.setdefault(start.name, []).append((start, end))
+        for name, each in stretches.items():
+            figures.searches[name] = _summary([s for a, b in each for s in between(load.searches, a.at, b.at)])
+            figures.writes[name] = _summary([s for a, b in each for s in between(load.writes, a.at, b.at)])
+            others = sum((b.busy_s - a.busy_s) - (b.ours_s - a.ours_s) for a, b in each)
+            figures.others_cores[name] = round(max(0.0, others / sum(b.at - a.at for a, b in each)), 2)
         figures.failed_searches = sum(sample.failed for sample in load.searches)
         figures.failed_writes = sum(sample.failed for sample in load.writes)
+
+
+def _cpu_s(pid: int | None) -> float:
+    """Of a process and all that it started."""
+    if pid is None:
+        return 0.0
+    process = psutil.Process(pid)
+    family = [process] if pid == os.getpid() else [process, *process.children(recursive=True)]
+    return sum(sum(each.cpu_times()[:2]) for each in family)
 
 
 def _summary(samples: list[Sample]) -> dict[str, float]:
@@ -391,20 +430,24 @@ def report(figures: Figures, args: argparse.Namespace) -> None:
     console = Console(width=120)
     shown = Table(
         "",
-        *("searches", "p50 ms", "p99 ms", "x before", "writes", "p50 ms", "slowest ms"),
+        *("searches", "p50 ms", "x", "p99 ms", "x", "writes", "p50 ms", "slowest ms", "others"),
         title=f"{args.products} products, Milvus {args.milvus}, searches at {figures.rate_qps:.1f} of "
         f"{figures.capacity_qps:.1f} a second",
     )
-    before = figures.searches["before"]["p99_ms"]
+    without = figures.searches[WITHOUT]
     for name, searches in figures.searches.items():
         writes = figures.writes[name]
         shown.add_row(
             name,
             f"{searches['count']:.0f}",
-            *(f"{searches[figure]:.0f}" for figure in ("p50_ms", "p99_ms")),
-            f"{searches['p99_ms'] / before:.2f}",
+            *(
+                text
+                for figure in ("p50_ms", "p99_ms")
+                for text in (f"{searches[figure]:.0f}", f"{searches[figure] / without[figure]:.2f}")
+            ),
             f"{writes['count']:.0f}",
             *(f"{writes[figure]:.0f}" for figure in ("p50_ms", "max_ms")),
+            f"{figures.others_cores[name]:.1f}",
         )
     console.print(shown)
     batch = " and ".join(f"{each:.1f}" for each in figures.batch_images_per_s)
@@ -412,6 +455,7 @@ def report(figures: Figures, args: argparse.Namespace) -> None:
         ("failed", f"{figures.failed_searches} searches, {figures.failed_writes} writes"),
         ("encoder alone, images/s", f"{batch} (before and after the backfill)"),
         ("backfill idle, rows/s", f"{figures.backfill_idle_rows_per_s:.1f}, {figures.idle_share:.0%} of that"),
+        ("CPU of one of its images, ms", ", ".join(f"{name} {spent:.1f}" for name, spent in figures.cpu_ms.items())),
         ("backfill under load, rows/s", f"{figures.backfill_loaded_rows_per_s:.1f}"),
         ("p99 of searches during backfill", f"{figures.p99_ratio:.2f} x"),
         ("freezes, s", ", ".join(f"{each:.3f}" for each in figures.freeze_s)),

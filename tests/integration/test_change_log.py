@@ -27,6 +27,8 @@ async def test_entries_come_in_their_order_and_are_forgotten(coordination: Coord
     entries = await log.read("a")
     assert [entry.product for entry in entries] == ["p1", "p2", "p1"]
     assert await log.read("a", entries[1].id) == entries[2:]
+    assert await log.read("a", entries[0].id, until=entries[1].id) == entries[1:2]
+    assert await log.read("a", entries[1].id, until=entries[1].id) == []
     await log.trim("a", entries[-1].id)
     # an empty log is one still
     assert await log.read("a") == []

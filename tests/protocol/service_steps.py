@@ -11,6 +11,7 @@ OVER = ("END", "STOPPED", "GONE")
 AFTER_WAITING = {
     "LOG_WAIT": "NOTE_P",
     "BARRIER_WAIT": "COPY",
+    "NARROW_WAIT": "COPY",
     "FREEZE_WAIT": "READ",
     "AFTER_WAIT": "REPAIR",
     "AGAIN_WAIT": "REPAIR_FROZEN",
@@ -35,12 +36,15 @@ def service_steps(setting: Setting, world: World) -> Iterator[Step]:
                 to=service._replace(at="LOG_WAIT", log=log, source=world.serving),
             ),
         )
-    elif at in ("LOG_WAIT", "BARRIER_WAIT", "FREEZE_WAIT", "AFTER_WAIT", "AGAIN_WAIT"):
+    elif at in AFTER_WAITING:
         off = (at == "FREEZE_WAIT" and not rules.freeze_waits) or (at == "AFTER_WAIT" and not rules.unfreeze_waits)
         if off or all_acknowledged(setting, world):
             waited = service._replace(at=AFTER_WAITING[at])
             if at == "BARRIER_WAIT":
-                waited = _copying(service, everything if rules.full_check else 0, "FREEZE")
+                then = "NARROW" if setting.narrows else "FREEZE"
+                waited = _copying(service, everything if rules.full_check else 0, then)
+            elif at == "NARROW_WAIT":
+                waited = _copying(service, service.todo, "FREEZE")
             yield "all have acknowledged", world._replace(service=waited)
     elif at == "NOTE_P":
         noted = _log(world, service.log, since=0) if rules.p_before_check else world
@@ -50,6 +54,13 @@ def service_steps(setting: Setting, world: World) -> Iterator[Step]:
         else:
             copying = _copying(service, everything if rules.full_check else 0, "FREEZE")
             yield "notes P", noted._replace(service=copying)
+    elif at == "NARROW":
+        noted, entered = _log(world, service.log, since=0), world.logs[service.log].since
+        if rules.narrow_waits:
+            to = service._replace(at="NARROW_WAIT", todo=entered)
+            yield "notes P once more, publishes the barrier", _publish(noted, to=to)
+        else:
+            yield "notes P once more", noted._replace(service=_copying(service, entered, "FREEZE"))
     elif at == "COPY":
         if service.then == "THAW" and world.expired and rules.repair_freezes_anew:
             yield "was too slow", world._replace(service=service._replace(at="REPAIR", todo=0, held=-1, then=""))

@@ -42,6 +42,10 @@ SMALL = {
     "rollback, gateway stalls over a delete": Setting(ONE_DELETE, STALL, switches=2, attempts=1),
     "redis starts again": Setting(ONE, Faults(redis_restart=1), gateways=1),
     "redis is emptied": Setting(ONE, Faults(redis_flush=1), gateways=1),
+    "narrows": Setting(WRITE_AND_DELETE, narrows=True, attempts=1),
+    "narrows, gateway dies": Setting(ONE, Faults(gateway_death=1), gateways=1, narrows=True),
+    "narrows, crash": Setting(ONE, Faults(service_crash=1), narrows=True),
+    "narrows, redis refuses": Setting(ONE, Faults(redis_refuses=2), narrows=True),
 }
 LARGE = {
     "stall before move, gap, slow repair": Setting(
@@ -53,6 +57,7 @@ LARGE = {
     "redis starts again": Setting(ONE, Faults(redis_restart=1)),
     "redis is emptied": Setting(ONE, Faults(redis_flush=1)),
     "redis starts again, refuses": Setting(ONE, Faults(redis_restart=1, redis_refuses=2), gateways=1),
+    "narrows, gateway stalls, two writes": Setting(TWO, STALL, attempts=1, narrows=True),
     "redis starts again, stall, crash": Setting(
         ONE, Faults(redis_restart=1, gateway_stall=1, service_crash=1), gateways=1
     ),
@@ -80,6 +85,7 @@ NEEDED = {
     "unknown_reads_anew": "gateway stalls",
     "gap": "redis refuses",
     "barrier": "gateway dies",
+    "narrow_waits": "narrows, gateway dies",
     "full_check": "calm",
     "p_before_check": "calm",
     "freeze": "calm",

@@ -130,6 +130,7 @@ class Rules:
     confirm_follows_alias: bool = True
     gap: bool = True
     barrier: bool = True
+    narrow_waits: bool = True
     full_check: bool = True
     p_before_check: bool = True
     freeze: bool = True
@@ -175,6 +176,7 @@ class Setting:
         switches: 1: a rollout; 2: and its rollback.
         stall_before_move: the service may stand still between its last look at the clock and moving the alias.
         attempts: how often the service may begin again.
+        narrows: before the freeze it copies what was entered during the check, and notes P once more.
     """
 
     writes: tuple[tuple[int, int, bool], ...]
@@ -185,6 +187,7 @@ class Setting:
     switches: int = 1
     stall_before_move: bool = False
     attempts: int = 2
+    narrows: bool = False
 
     def start(self) -> World:
         view = View(0, Published())

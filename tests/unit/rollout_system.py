@@ -177,7 +177,7 @@ class Log:
     async def close(self, log: str) -> None:
         await self._call(lambda: self._system.logs.discard(log))
 
-    async def read(self, log: str, after: str, count: int) -> list[Entry]:
+    async def read(self, log: str, after: str, count: int, *, until: str = "") -> list[Entry]:
         await self._call(lambda: None)
         return []
 
