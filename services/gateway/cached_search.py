@@ -69,7 +69,7 @@ class CachedSearch:
     async def _search(self, request: SearchRequest, caller: str, timeout_s: float | None) -> tuple[bytes, bool]:
         digest = request.digest()
         pair = await self._pair(request.page_token, digest, caller)
-        with self._serving.searching(pair.collection):
+        with self._serving.searching(pair):
             return await self._search_in(pair, request, digest, timeout_s)
 
     async def _search_in(

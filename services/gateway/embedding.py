@@ -58,7 +58,8 @@ class Embedder:
 
     def cache_key(self, picture: Picture, version: int) -> str:
         region = ",".join(f"{edge:.6g}" for edge in picture.region.as_tuple()) if picture.region else ""
-        return self._cache.key("embedding", str(version), PREPROCESSING, picture.sha256, region)
+        # a number may come back with another file
+        return self._cache.key("embedding", self._serving.file(version), PREPROCESSING, picture.sha256, region)
 
     def from_cached(self, value: bytes | None, dimension: int) -> Vector | None:
         """The vector that `embed` stored, float32 [D]; None when there is none or it is damaged."""

@@ -68,20 +68,21 @@ class Serving:
         self._index = index
         self._encoder = encoder
         self._view: View | None = None
-        self._sides: dict[int, int] = {}
+        # manifests of the encoder versions that were found to be what they say
+        self._verified: dict[int, Manifest] = {}
         # when the reading that gave `_view` began
         self._read_at = -float("inf")
         self._trusted_until = -float("inf")
         self._changed = Changes()
-        # searches that run, by the name of their collection
-        self._searches: Counter[str] = Counter()
+        # searches that run, by collection and query version
+        self._searches: Counter[tuple[str, int]] = Counter()
         # readings begin after each of their callers asked
         self._reads: Batcher[None, View] = Batcher(self._read, max_items=10_000)
 
     @property
     def view(self) -> View:
         """What was read last. Raises Unavailable until an encoder version serves."""
-        if self._view is None or self._view.collection.model_version not in self._sides:
+        if self._view is None or self._view.collection.model_version not in self._verified:
             raise Unavailable("the gateway is starting: no encoder version is in service yet", reason="NOT_READY")
         return self._view
 
@@ -94,8 +95,7 @@ class Serving:
         """Encoder versions that must answer: those that were verified here and are named by what was read last."""
         if self._view is None:
             return set()
-        state = self._view.state
-        return {self._view.collection.model_version, state.mirror_version, state.query_version} & self._sides.keys()
+        return _named(self._view) & self._verified.keys()
 
     @property
     def fresh_fence(self) -> str | None:
@@ -111,9 +111,14 @@ class Serving:
     def side(self, version: int) -> int:
         """S of an encoder version that has been verified, in pixels. Raises Unavailable."""
         try:
-            return self._sides[version]
+            return self._verified[version].side
         except KeyError:
             raise Unavailable(f"encoder version {version} is not in service here", reason="NOT_READY") from None
+
+    def file(self, version: int) -> str:
+        """SHA-256 of the file that a version was verified with; "" when it was not."""
+        manifest = self._verified.get(version)
+        return manifest.served_variant.sha256 if manifest else ""
 
     async def current(self) -> View:
         """A view that no switch has outrun. Raises Unavailable."""
@@ -124,26 +129,34 @@ class Serving:
         """Whom a caller's searches are answered by; the same caller falls on the same side for a whole rollout."""
         view = await self.current()
         state = view.state
-        if view.mirror and state.canary > _share(state, caller) and view.mirror.model_version in self._sides:
+        if view.mirror and state.canary > _share(state, caller) and view.mirror.model_version in self._verified:
             return Pair(view.mirror, view.mirror.model_version, serving=False)
         own = view.collection.model_version
-        query_version = state.query_version if state.query_version in self._sides else own
+        query_version = state.query_version if state.query_version in self._verified else own
         return Pair(view.collection, query_version)
 
     @contextmanager
-    def searching(self, collection: Collection) -> Iterator[None]:
-        """Around a search: the collection stays until it has ended."""
-        self._searches[collection.name] += 1
+    def searching(self, pair: Pair) -> Iterator[None]:
+        """Around a search: collection and encoder version stay until it has ended."""
+        key = (pair.collection.name, pair.query_version)
+        self._searches[key] += 1
         try:
             yield
         finally:
-            self._searches[collection.name] -= 1
+            self._searches[key] -= 1
+            if not self._searches[key]:
+                del self._searches[key]
 
     def lets_go(self) -> bool:
-        """Whether no search runs in a collection that the view does not name: such a one may be removed."""
+        """Whether no search runs in a collection, or by a version, that the view does not name: they may be removed."""
         view = self.view
-        named = {view.collection.name, view.state.mirror}
-        return not any(count for name, count in self._searches.items() if name not in named)
+        names, versions = {view.collection.name, view.state.mirror}, _named(view)
+        return all(name in names and version in versions for name, version in self._searches)
+
+    def forget(self) -> None:
+        """Versions that the view does not name must be verified again: their number may come back with another file."""
+        named = _named(self.view)
+        self._verified = {version: manifest for version, manifest in self._verified.items() if version in named}
 
     async def prepare(self) -> None:
         """Waits until searches can be answered; on the first start makes the collection and the alias.
@@ -186,7 +199,7 @@ class Serving:
     async def verify_mirror(self) -> None:
         """Returns when every encoder version that the state names is verified. Raises LookalikeError."""
         state = self.view.state
-        wanted = {state.mirror_version, state.query_version} - {0, *self._sides}
+        wanted = {state.mirror_version, state.query_version} - {0, *self._verified}
         if wanted and self.view.mirror is None:
             raise Unavailable(f"the collection {state.mirror} is not there yet", reason="NOT_READY")
         for _ in wanted:
@@ -202,7 +215,7 @@ class Serving:
             state = RolloutState.from_json(collection.state)
         except ValueError as error:
             raise Unavailable(f"the rollout state can't be read: {error}", reason="STATE_INVALID") from error
-        if collection.model_version not in self._sides:
+        if collection.model_version not in self._verified:
             await self._verify(collection)
         before = self._view
         self._view = View(collection, state, await self._mirror(state, before))
@@ -255,8 +268,12 @@ class Serving:
         # Triton has none after a start that met a damaged version
         await self._encoder.load(self._repository, {version})
         cosine = await check_golden(self._encoder, manifest)
-        self._sides[version] = manifest.side
+        self._verified[version] = manifest
         _log.info("encoder verified", extra={"facts": {"version": version, "cosine": round(cosine, 6)}})
+
+
+def _named(view: View) -> set[int]:
+    return {view.collection.model_version, view.state.mirror_version, view.state.query_version}
 
 
 def _share(state: RolloutState, caller: str) -> float:

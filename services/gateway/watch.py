@@ -92,6 +92,7 @@ class Watch:
             self._serving.trust(self._beaten_at + GATEWAY_TRUST_S)
         if view.state.seq != self._acknowledged and await self._can_acknowledge(view.state.seq):
             self._acknowledged = view.state.seq
+            self._serving.forget()
             await self._beat()
         if known is not None:
             raise known

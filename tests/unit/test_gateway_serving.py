@@ -38,9 +38,8 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Index:
     async def check_golden(encoder: Any, manifest: Any) -> float:
         return 1.0
 
-    manifest = SimpleNamespace(preprocessing=PREPROCESSING, dimension=4, side=8)
     monkeypatch.setattr(module, "check_golden", check_golden)
-    monkeypatch.setattr(module.Manifest, "read", lambda folder: manifest)
+    monkeypatch.setattr(module.Manifest, "read", lambda folder: FILES[folder.name])
     state = RolloutState(3, log="a", mirror="products_m2", mirror_version=2, canary=0.5)
     return Index(state)
 
@@ -56,6 +55,13 @@ async def started(index: Any) -> Serving:
     return serving
 
 
+def manifest(side: int, file: str) -> Any:
+    return SimpleNamespace(
+        preprocessing=PREPROCESSING, dimension=4, side=side, served_variant=SimpleNamespace(sha256=file)
+    )
+
+
+FILES = {"1": manifest(8, "one"), "2": manifest(8, "two")}
 CALLERS = [f"caller-{n}" for n in range(200)]
 
 
@@ -79,12 +85,12 @@ async def test_a_caller_stays_on_its_side_when_the_change_log_is_begun_anew(inde
 async def test_a_collection_is_let_go_of_when_no_search_is_in_it(index: Index) -> None:
     serving = await started(index)
     caller = next(caller for caller, name in (await sides(serving)).items() if name == "products_m2")
-    with serving.searching((await serving.pair(caller)).collection):
+    with serving.searching(await serving.pair(caller)):
         assert serving.lets_go()
         index.state = index.state.after(mirror="", mirror_version=0, canary=0.0)
         await serving.refresh()
         assert not serving.lets_go()
-        with serving.searching((await serving.pair(caller)).collection):
+        with serving.searching(await serving.pair(caller)):
             assert not serving.lets_go()
     assert serving.lets_go()
 
@@ -95,3 +101,19 @@ async def test_a_gateway_that_is_started_again_answers_callers_as_before(index: 
     serving = await started(index)
     assert await sides(serving) == before
     assert serving.versions() == {1, 2}
+
+
+async def test_a_number_that_comes_back_with_another_file_is_verified_again(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = await started(index)
+    assert (serving.side(2), serving.file(2)) == (8, "two")
+    index.state = index.state.after(mirror="", mirror_version=0, canary=0.0)
+    await serving.refresh()
+    serving.forget()
+    assert (serving.file(1), serving.file(2)) == ("one", "")
+    monkeypatch.setitem(FILES, "2", manifest(16, "another"))
+    index.state = RolloutState(9, mirror="products_m2", mirror_version=2)
+    await serving.refresh()
+    await serving.verify_mirror()
+    assert (serving.side(2), serving.file(2)) == (16, "another")
