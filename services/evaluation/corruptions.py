@@ -128,7 +128,7 @@ def snow(picture: Field, level: int, rng: np.random.Generator) -> Field:
 
 def frost(picture: Field, level: int, rng: np.random.Generator) -> Field:
     """Ice on the lens: needles in a few directions, densest towards the edges and in patches."""
-    thickness = (0.45, 0.6, 0.75, 0.87, 1.0)[level]
+    thickness = (0.3, 0.45, 0.6, 0.7, 0.8)[level]
     side = len(picture)
     first = rng.uniform(0, 180)
     needles = np.zeros((side, side))

@@ -69,6 +69,12 @@ class CachedSearch:
     async def _search(self, request: SearchRequest, caller: str, timeout_s: float | None) -> tuple[bytes, bool]:
         digest = request.digest()
         pair = await self._pair(request.page_token, digest, caller)
+        with self._serving.searching(pair.collection):
+            return await self._search_in(pair, request, digest, timeout_s)
+
+    async def _search_in(
+        self, pair: Pair, request: SearchRequest, digest: str, timeout_s: float | None
+    ) -> tuple[bytes, bool]:
         collection = pair.collection
         page = hashlib.sha256(str(request.page_token or "").encode()).hexdigest()[:16]
         result_key = self._cache.key("result", collection.name, str(pair.query_version), digest, page)

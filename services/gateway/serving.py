@@ -13,7 +13,9 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +73,8 @@ class Serving:
         self._read_at = -float("inf")
         self._trusted_until = -float("inf")
         self._changed = Changes()
+        # searches that run, by the name of their collection
+        self._searches: Counter[str] = Counter()
         # readings begin after each of their callers asked
         self._reads: Batcher[None, View] = Batcher(self._read, max_items=10_000)
 
@@ -125,6 +129,21 @@ class Serving:
         own = view.collection.model_version
         query_version = state.query_version if state.query_version in self._sides else own
         return Pair(view.collection, query_version)
+
+    @contextmanager
+    def searching(self, collection: Collection) -> Iterator[None]:
+        """Around a search: the collection stays until it has ended."""
+        self._searches[collection.name] += 1
+        try:
+            yield
+        finally:
+            self._searches[collection.name] -= 1
+
+    def lets_go(self) -> bool:
+        """Whether no search runs in a collection that the view does not name: such a one may be removed."""
+        view = self.view
+        named = {view.collection.name, view.state.mirror}
+        return not any(count for name, count in self._searches.items() if name not in named)
 
     async def prepare(self) -> None:
         """Waits until searches can be answered; on the first start makes the collection and the alias.

@@ -106,7 +106,8 @@ class Watch:
             self._problem = problem
             await self._beat()
         # verifying may have taken a while
-        return not problem and self._serving.view.state.seq == seq and self._writes.quiet(seq)
+        settled = self._serving.view.state.seq == seq and self._writes.quiet(seq) and self._serving.lets_go()
+        return not problem and settled
 
     async def _beat(self) -> None:
         began = time.monotonic()

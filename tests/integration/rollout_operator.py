@@ -23,16 +23,20 @@ WAITING = model_pb2.ROLLOUT_STATUS_WAITING
 
 
 class Operator:
-    """Use as `async with`."""
+    """Use as `async with`.
 
-    def __init__(self, stack: LocalStack, seed: int = 0) -> None:
+    Args:
+        address: of the rollout service, when it is not the stack's own.
+    """
+
+    def __init__(self, stack: LocalStack, seed: int = 0, address: str = "") -> None:
         self.stack = stack
         self.rng = random.Random(seed)
         self.killed: list[str] = []
         self.seen = ""
         self.began = time.monotonic()
         self._channel = grpc.aio.insecure_channel(
-            stack.rollout_address, options=[("grpc.max_reconnect_backoff_ms", 200)]
+            address or stack.rollout_address, options=[("grpc.max_reconnect_backoff_ms", 200)]
         )
         self.models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._operations = operations_pb2_grpc.OperationsStub(self._channel)

@@ -16,10 +16,13 @@ from google.protobuf import duration_pb2
 from lookalike.v1 import model_pb2
 
 from services.backends.index import Collection, Index, IndexSettings
+from services.local.ports import PortPicker
+from services.local.service import ServicePorts, program
 from services.local.stack import LocalStack
+from services.local.supervisor import Supervisor
 from tests.integration.encoders import DIMENSION, make_repository, publish_version, tiles
 from tests.integration.rollout_clients import Failure, Pictures, Searcher, Writer
-from tests.integration.rollout_operator import Operator
+from tests.integration.rollout_operator import Operator, stage_of
 from tests.integration.shop import OK, Shop, picture, product
 
 pytestmark = pytest.mark.timeout(300)
@@ -51,6 +54,7 @@ class System:
     """
 
     stack: LocalStack
+    models: Path
     shops: list[Shop]
     operator: Operator
     pictures: Pictures
@@ -104,7 +108,7 @@ async def system(
             for n in range(PRODUCTS)
         )
         assert all(answer.status.code == OK for answer in answers)
-        yield System(stack, shops, await enter(Operator(stack, seed=3)), pictures)
+        yield System(stack, models, shops, await enter(Operator(stack, seed=3)), pictures)
 
 
 @dataclass
@@ -267,3 +271,45 @@ async def test_a_gateway_that_stood_still_over_a_switch_gives_no_old_answer(syst
             assert found.provenance.model == "models/1"
             assert [result.product.title for result in found.results] == ["new"]
         await one.delete("products/moved")
+
+
+async def test_a_service_that_stood_still_while_another_took_over_changes_nothing(system: System) -> None:
+    stack = system.stack
+    await system.is_rolled_out()
+    async with clients(system, 40), index_of(system) as (index, _):
+        await system.operator.rollback()
+        await system.operator.when(lambda now: stage_of(now) == "check")
+        stack.signal("rollout", signal.SIGSTOP)
+        try:
+            async with second_service(system) as address, Operator(stack, address=address) as other:
+                assert (await other.walk()).status == SUCCEEDED
+                # what it would go on with is gone
+                await other.retire(2)
+                before = await index.collections.resolve()
+                stack.signal("rollout", signal.SIGCONT)
+                for _ in range(20):
+                    await asyncio.sleep(0.1)
+                    assert (await system.operator.now()).status == SUCCEEDED
+                assert await index.collections.resolve() == before
+                assert [each.model_version for each in await index.collections.all()] == [1]
+        finally:
+            stack.signal("rollout", signal.SIGCONT)
+        # and takes over in its turn
+        await system.operator.ended(await system.operator.start(2, **OPTIONS | {"validate_only": True}))
+
+
+@contextlib.asynccontextmanager
+async def second_service(system: System) -> AsyncIterator[str]:
+    """Another rollout service of the same stack; its address."""
+    stack, picker = system.stack, PortPicker()
+    ports = ServicePorts("127.0.0.1", picker.pick("the rollout service"), picker.pick("metrics"))
+    settings = {
+        "MODEL_REPOSITORY": str(system.models.parent),
+        "ENCODER__URL": stack.triton_url,
+        "INDEX__URI": stack.milvus_uri,
+        "COORDINATION__URL": stack.redis_url,
+        "IMAGE_STORE__URL": stack.image_store_url,
+    }
+    log = system.models.parent.parent / "rollout2.log"
+    async with Supervisor(program("rollout", "rollout2", log, ports, settings, {})):
+        yield ports.address

@@ -177,7 +177,7 @@ class Log:
     async def close(self, log: str) -> None:
         await self._call(lambda: self._system.logs.discard(log))
 
-    async def read(self, log: str, after: str, count: int) -> list[Entry]:
+    async def read(self, log: str, after: str, count: int, *, until: str = "") -> list[Entry]:
         await self._call(lambda: None)
         return []
 
@@ -229,26 +229,27 @@ def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mirroring, "manifest_of", manifest_of)
 
 
+def parts_of(system: System, life: Life) -> Parts:
+    """What a service works with; what needs pictures is left out."""
+    parts: dict[str, Any] = {
+        "models": Path(),
+        "index": Index(system, life),
+        "encoder": Encoder(system, life),
+        "log": Log(system, life),
+        "agreement": Agreement(system, life),
+    }
+    return Parts(**parts, **dict.fromkeys(("images", "decoder", "samples", "pace")))
+
+
 async def live(system: System, life: Life, until: Callable[[System], bool], command: Any = None) -> None:
     """A service walks until the system is as wanted, or it is dead.
 
     Args:
         command: called with the walk once it goes.
     """
-    index: Any = Index(system, life)
-    parts: Any = {
-        "models": Path(),
-        "index": index,
-        "encoder": Encoder(system, life),
-        "images": None,
-        "decoder": None,
-        "log": Log(system, life),
-        "samples": None,
-        "agreement": Agreement(system, life),
-        "pace": None,
-    }
-    board = Board(index)
-    walking = Walk(Parts(**parts), board)
+    parts = parts_of(system, life)
+    board = Board(parts.index)
+    walking = Walk(parts, board)
 
     async def work() -> None:
         await walking.read()

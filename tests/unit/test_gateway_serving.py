@@ -76,6 +76,19 @@ async def test_a_caller_stays_on_its_side_when_the_change_log_is_begun_anew(inde
     assert await sides(serving) != before
 
 
+async def test_a_collection_is_let_go_of_when_no_search_is_in_it(index: Index) -> None:
+    serving = await started(index)
+    caller = next(caller for caller, name in (await sides(serving)).items() if name == "products_m2")
+    with serving.searching((await serving.pair(caller)).collection):
+        assert serving.lets_go()
+        index.state = index.state.after(mirror="", mirror_version=0, canary=0.0)
+        await serving.refresh()
+        assert not serving.lets_go()
+        with serving.searching((await serving.pair(caller)).collection):
+            assert not serving.lets_go()
+    assert serving.lets_go()
+
+
 async def test_a_gateway_that_is_started_again_answers_callers_as_before(index: Index) -> None:
     """No search comes before the mirror's version is verified."""
     before = await sides(await started(index))

@@ -10,9 +10,11 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.rollout_state import RolloutState
+from services.rollout.board import Board
+from services.rollout.mirroring import Mirroring
 from services.rollout.record import Options, Rollout, Stage, Status
 from services.rollout.walk import Walk
-from tests.unit.rollout_system import Life, System, deaths, in_no_time, live
+from tests.unit.rollout_system import Life, System, deaths, in_no_time, live, parts_of
 
 __all__ = ["in_no_time"]
 
@@ -111,6 +113,21 @@ async def test_what_an_operator_retires_is_kept_whole_or_gone() -> None:
         await live(system, life, retired, retire)
         await live(system, Life(), lambda found: not found.state.leaving)
         assert ("products_m1" in system.kept) == (system.state.mirror == "products_m1")
+
+
+async def test_a_publication_that_failed_may_have_been_heard() -> None:
+    """So what it named is removed as if gateways searched it."""
+    system = System.serving(1)
+    system.kept["products_m2"] = {}
+    # three calls read the board, and the fourth publishes
+    parts = parts_of(system, Life(3, late=True, fails=True))
+    board = Board(parts.index)
+    await board.read()
+    with pytest.raises(Unavailable):
+        await board.publish(mirror="products_m2", mirror_version=2)
+    assert (board.state.mirror, system.state.mirror) == ("", "products_m2")
+    await Mirroring(parts, board).retire(2)
+    assert set(system.kept) == {"products_m1"}
 
 
 async def test_a_refused_version_is_searched_by_nobody_before_it_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
