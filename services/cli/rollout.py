@@ -64,7 +64,10 @@ def start(
     category_tolerance: Annotated[str, typer.Option(help="The same within a category.")] = "5%",
     latency_budget: Annotated[str, typer.Option(help="For one picture, p95.")] = "250ms",
     missing_originals: Annotated[
-        Missing, typer.Option(help="Images whose original is missing: stop there, or leave them out.")
+        Missing,
+        typer.Option(
+            help="Images whose original is missing: stop there, or leave them out. A product without others goes."
+        ),
     ] = Missing.STOP,
     retention: Annotated[
         str, typer.Option(help="How long the version before is kept up to date, for a rollback.")

@@ -171,7 +171,9 @@ def _lines(rollout: model_pb2.Rollout) -> Iterator[Text]:
     if rollout.missing_originals:
         names = list(rollout.missing_originals)
         more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-        yield Text(f"originals are missing of {', '.join(names[:NAMED])}{more}", style="yellow")
+        skips = rollout.request.missing_originals == model_pb2.MISSING_ORIGINALS_SKIP
+        told = "left out, because their originals are missing: images of" if skips else "originals are missing of"
+        yield Text(f"{told} {', '.join(names[:NAMED])}{more}", style="yellow")
     if rollout.message:
         # the command to give next comes on a line of its own
         message = rollout.message.partition(": `lookalike")[0]

@@ -61,7 +61,9 @@ class Rollouts:
             board = await self._active()
             self._refuse_second()
             if version not in await asyncio.to_thread(versions_in, self._parts.models):
-                raise NotFound(f"there is no version {version}", reason="MODEL_NOT_FOUND", field="name")
+                raise NotFound(
+                    f"there is no version {version} in {self._parts.models}", reason="MODEL_NOT_FOUND", field="name"
+                )
             if version == board.collection.model_version:
                 raise FailedPrecondition(f"version {version} serves already", reason="MODEL_SERVING")
             if board.state.mirror and board.state.mirror_version != version and not options.validate_only:

@@ -22,6 +22,7 @@ class RolloutSettings(ServiceSettings):
     model_repository: Path = Path("model_repository")
     encoder: EncoderSettings = EncoderSettings()
     index: IndexSettings = IndexSettings()
-    coordination: CoordinationSettings = CoordinationSettings()
+    # no caller waits for it, and a switch that meets one slow answer is done once more
+    coordination: CoordinationSettings = CoordinationSettings(timeout_s=1.0)
     image_store: ImageStoreSettings = ImageStoreSettings()
     rollout: RolloutGroup = RolloutGroup()

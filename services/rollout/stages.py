@@ -124,8 +124,8 @@ class Stages:
         await self._board.change(missing=tuple(missing[:MAX_NAMED]))
         if missing and record.options.missing is Missing.STOP:
             raise FailedPrecondition(
-                f"{len(missing)} products have images whose original is missing, {', '.join(missing[:3])} among them: "
-                "put them back, or leave these images out with --missing-originals skip",
+                f"originals are missing of {len(missing)} product{'s' if len(missing) > 1 else ''}, among them "
+                f"{', '.join(missing[:3])}: import them again, or leave these images out with --missing-originals skip",
                 reason="ORIGINALS_MISSING",
             )
         await self._go_on(Stage.DRAIN)

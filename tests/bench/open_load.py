@@ -41,6 +41,7 @@ class Load:
         self._rng = random.Random(seed)
         self.searches: list[Sample] = []
         self.writes: list[Sample] = []
+        self.errors: list[str] = []
         self._running: set[asyncio.Task[None]] = set()
         self._going: list[asyncio.Task[None]] = []
 
@@ -82,8 +83,8 @@ class Load:
         try:
             found = await shop.searches.SearchProducts(self._request(), timeout=60, metadata=caller)
             version = int(found.provenance.model.removeprefix("models/"))
-        except grpc.aio.AioRpcError:
-            pass
+        except grpc.aio.AioRpcError as error:
+            self.errors.append(f"{error.code().name}: {error.details()}")
         self.searches.append(Sample(due, time.monotonic() - due, version, failed=not version))
 
     async def _write(self) -> None:
@@ -104,7 +105,8 @@ class Load:
                 ),
                 timeout=60,
             )
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            self.errors.append(f"a write, {error.code().name}: {error.details()}")
             failed = True
         self.writes.append(Sample(due, time.monotonic() - due, failed=failed))
 

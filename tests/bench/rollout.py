@@ -26,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,7 @@ class Figures:
     writes: dict[str, dict[str, float]] = field(default_factory=dict)
     failed_searches: int = 0
     failed_writes: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
     batch_images_per_s: list[float] = field(default_factory=list)
     backfill_idle_rows_per_s: float = 0.0
     backfill_loaded_rows_per_s: float = 0.0
@@ -401,6 +403,7 @@ class Bench:
             figures.others_cores[name] = round(max(0.0, others / sum(b.at - a.at for a, b in each)), 2)
         figures.failed_searches = sum(sample.failed for sample in load.searches)
         figures.failed_writes = sum(sample.failed for sample in load.writes)
+        figures.errors = dict(Counter(load.errors))
 
 
 def _cpu_s(pid: int | None) -> float:
@@ -453,6 +456,7 @@ def report(figures: Figures, args: argparse.Namespace) -> None:
     batch = " and ".join(f"{each:.1f}" for each in figures.batch_images_per_s)
     lines = (
         ("failed", f"{figures.failed_searches} searches, {figures.failed_writes} writes"),
+        *(("", f"{count} x {error}") for error, count in figures.errors.items()),
         ("encoder alone, images/s", f"{batch} (before and after the backfill)"),
         ("backfill idle, rows/s", f"{figures.backfill_idle_rows_per_s:.1f}, {figures.idle_share:.0%} of that"),
         ("CPU of one of its images, ms", ", ".join(f"{name} {spent:.1f}" for name, spent in figures.cpu_ms.items())),

@@ -49,7 +49,7 @@ class Service:
         self.encoder = await enter(Encoder(EncoderSettings(url=self.stack.triton_url)))
         self.images = await enter(ImageStore(ImageStoreSettings(url=self.stack.image_store_url)))
         self.decoder = await enter(ImageDecoder(2))
-        coordination = await enter(Coordination(CoordinationSettings(url=self.stack.redis_url)))
+        coordination = await enter(Coordination(CoordinationSettings(url=self.stack.redis_url, timeout_s=5)))
         self.registry = GatewayRegistry(coordination)
         self.log = ChangeLog(coordination)
         self.pace = await enter(Pace(self.registry))
