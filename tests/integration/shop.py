@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
@@ -62,6 +63,16 @@ class Shop:
         request = search_pb2.SearchProductsRequest(queries=[_query(query) for query in queries], **fields)
         metadata = (("x-caller-id", caller),) if caller else ()
         return await self.searches.SearchProducts(request, timeout=timeout_s, metadata=metadata)
+
+    async def answered(self, query: bytes) -> None:
+        """Returns once this search is answered, within half a minute: what was down a moment ago is up again."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    assert (await self.search(query)).results
+                    return
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.2)
 
     async def get(self, name: str, **fields: Any) -> catalog_pb2.Product:
         return await self.catalog.GetProduct(catalog_pb2.GetProductRequest(name=name, **fields), timeout=20)

@@ -94,6 +94,8 @@ async def test_an_attribute_update_embeds_nothing_and_keeps_the_rest(shop: Shop,
         )
     finally:
         await either_stack.start("triton")
+        # the gateway connects again within a second
+        await shop.answered(picture(11))
     assert (changed.title, changed.brand, changed.price) == ("new", "b", 3)
     assert dict(changed.attributes) == {"a": "9"}
     assert [i.sha256 for i in changed.images] == [i.sha256 for i in before.images]

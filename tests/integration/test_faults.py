@@ -52,18 +52,7 @@ async def test_a_dead_encoder_is_unavailable_and_cached_queries_still_answer(sta
         assert {c.name: c.healthy for c in status.components}["triton"] is False
     finally:
         await stack.start("triton")
-    await answered(shop, picture(778))
-
-
-async def answered(shop: Shop, data: bytes) -> None:
-    """The search is answered again within half a minute."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                assert (await shop.search(data)).results
-                return
-            except grpc.aio.AioRpcError:
-                await asyncio.sleep(0.2)
+    await shop.answered(picture(778))
 
 
 async def test_an_encoder_that_comes_back_to_a_damaged_version_serves_the_good_one(make_stack, tmp_path: Path) -> None:
@@ -77,7 +66,7 @@ async def test_an_encoder_that_comes_back_to_a_damaged_version_serves_the_good_o
         (models / "2" / MODEL_FILE).write_bytes(b"half of it")
         await stack.stop("triton")
         await stack.start("triton")
-        await answered(shop, picture(4))
+        await shop.answered(picture(4))
 
 
 async def test_a_hung_encoder_is_unavailable_within_the_deadline(stack, shop: Shop) -> None:
@@ -90,7 +79,7 @@ async def test_a_hung_encoder_is_unavailable_within_the_deadline(stack, shop: Sh
         assert time.monotonic() - start < 2
     finally:
         stack.signal("triton", signal.SIGCONT)
-    await answered(shop, picture(780))
+    await shop.answered(picture(780))
 
 
 async def test_a_dead_index_is_unavailable_and_comes_back(stack, shop: Shop) -> None:
@@ -107,7 +96,7 @@ async def test_a_dead_index_is_unavailable_and_comes_back(stack, shop: Shop) -> 
         assert not status.HasField("product_count")
     finally:
         await stack.start("milvus")
-    await answered(shop, picture(1))
+    await shop.answered(picture(1))
     assert (await shop.get("products/p1")).name == "products/p1"
 
 
@@ -155,4 +144,4 @@ async def test_a_gateway_drains_on_sigterm(stack, shop: Shop) -> None:
     finally:
         await stopped
         await stack.start("gateway")
-    await answered(shop, picture(1))
+    await shop.answered(picture(1))
