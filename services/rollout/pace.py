@@ -2,13 +2,15 @@
 
 The gateways tell how their searches fare. While there are some, one call to the encoder at a time is made, of few
 pictures, with rests in between; the rests grow while the 99th percentile of the searches' latency is more than ALLOWED
-times what it was without the backfill, and shrink while it is less: additive increase, multiplicative decrease (Chiu
-and Jain, 1989).
+times what it was without the backfill, or the median more than ALLOWED_MEDIAN times, and shrink while both are less:
+additive increase, multiplicative decrease (Chiu and Jain, 1989). Among the few searches of the last seconds the 99th
+percentile is the slowest one, which tells little; the median tells early.
 """
 
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -20,7 +22,7 @@ from services.common.cancellation import end
 from services.common.changes import Changes
 from services.common.errors import LookalikeError
 
-ALLOWED = 1.3
+ALLOWED, ALLOWED_MEDIAN = 1.3, 1.15
 IDLE_BATCH, BUSY_BATCH = 8, 1
 IDLE_CALLS = 3
 _LOOK_S = 0.5
@@ -43,7 +45,8 @@ class Pace:
         self._share = _LEAST
         self._calls = 0
         self._freed = Changes()
-        self._quiet: deque[float] = deque(maxlen=_READINGS)
+        # median and 99th percentile, in milliseconds
+        self._quiet: deque[tuple[float, float]] = deque(maxlen=_READINGS)
         self._resting_until = 0.0
         self._rested_at = -float("inf")
         self._task: asyncio.Task[None] | None = None
@@ -91,7 +94,9 @@ class Pace:
     def look(self, beats: list[Beat]) -> None:
         """Takes the latest beats into account."""
         now = time.monotonic()
-        p99_ms = max((beat.p99_ms for beat in beats if beat.searches_per_s), default=0.0)
+        searched = [beat for beat in beats if beat.searches_per_s]
+        p50_ms = max((beat.p50_ms for beat in searched), default=0.0)
+        p99_ms = max((beat.p99_ms for beat in searched), default=0.0)
         was_busy, self._busy = self._busy, p99_ms > 0
         if not self._busy:
             self._quiet.clear()
@@ -104,8 +109,8 @@ class Pace:
         if now < self._resting_until:
             # the beats tell of the last three seconds: only the end of a rest is quiet
             if now > self._resting_until - 2 * _LOOK_S:
-                self._quiet.append(p99_ms)
+                self._quiet.append((p50_ms, p99_ms))
         elif self._quiet:
-            allowed_ms = ALLOWED * sorted(self._quiet)[len(self._quiet) // 2]
-            fits = p99_ms <= allowed_ms
+            quiet_p50_ms, quiet_p99_ms = map(statistics.median, zip(*self._quiet, strict=True))
+            fits = p50_ms <= ALLOWED_MEDIAN * quiet_p50_ms and p99_ms <= ALLOWED * quiet_p99_ms
             self._share = min(_MOST, self._share + _UP) if fits else max(_LEAST, self._share * _DOWN)

@@ -27,7 +27,7 @@ from tests.integration.shop import OK, Shop, picture, product
 
 pytestmark = pytest.mark.timeout(300)
 
-PRODUCTS, PICTURES = 40, 16
+PRODUCTS, PICTURES = 24, 8
 SUCCEEDED = model_pb2.ROLLOUT_STATUS_SUCCEEDED
 OPTIONS = {
     "canary": 0.5,

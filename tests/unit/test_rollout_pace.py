@@ -43,8 +43,8 @@ def pace_of() -> Pace:
     return Pace(registry)
 
 
-def beat(p99_ms: float) -> Beat:
-    return Beat("g", "host:1", 1, searches_per_s=10.0 if p99_ms else 0.0, p99_ms=p99_ms)
+def beat(p99_ms: float, p50_ms: float = 10.0) -> Beat:
+    return Beat("g", "host:1", 1, searches_per_s=10.0 if p99_ms else 0.0, p50_ms=p50_ms, p99_ms=p99_ms)
 
 
 async def rest_s(pace: Pace, clock: Clock) -> float:
@@ -55,10 +55,10 @@ async def rest_s(pace: Pace, clock: Clock) -> float:
     return sum(clock.rests)
 
 
-def looked(pace: Pace, clock: Clock, p99_ms: float, seconds: float) -> None:
+def looked(pace: Pace, clock: Clock, p99_ms: float, seconds: float, p50_ms: float = 10.0) -> None:
     for _ in range(round(seconds / 0.5)):
         clock.now += 0.5
-        pace.look([beat(p99_ms)])
+        pace.look([beat(p99_ms, p50_ms)])
 
 
 async def test_nobody_searches_and_nothing_is_held_back(clock: Clock) -> None:
@@ -97,6 +97,15 @@ async def test_rests_shrink_while_searches_are_as_quick_as_before_and_grow_when_
     # over the next rests the quiet latency is measured anew
     looked(pace, clock, 27, 200)
     assert await rest_s(pace, clock) < slower
+
+
+async def test_rests_grow_when_the_usual_searches_take_longer_though_the_slowest_do_not(clock: Clock) -> None:
+    pace = pace_of()
+    looked(pace, clock, 20, 5)
+    looked(pace, clock, 20, 10, p50_ms=11)
+    before = await rest_s(pace, clock)
+    looked(pace, clock, 20, 2, p50_ms=12)
+    assert await rest_s(pace, clock) > before
 
 
 async def test_one_call_at_a_time_while_there_are_searches(clock: Clock) -> None:
