@@ -61,11 +61,6 @@ class Pace:
         await end(self._task)
 
     @property
-    def share(self) -> float:
-        """Of the time, in which the encoder may work for the backfill; 1 while nobody searches."""
-        return self._share if self._busy else 1.0
-
-    @property
     def batch(self) -> int:
         """How many pictures one call to the encoder may hold."""
         return BUSY_BATCH if self._busy else IDLE_BATCH

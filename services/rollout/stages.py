@@ -74,13 +74,9 @@ class Stages:
 
     async def _verify(self, record: Rollout) -> None:
         manifest = await verification.verify_files(self._parts.models, record.version)
-        serving = self._board.collection.model_version
-        if record.options.compatible and manifest.compatible_with != serving:
-            raise FailedPrecondition(
-                f"encoder version {record.version} was not trained to be compatible with version {serving}: "
-                f"its manifest names {manifest.compatible_with or 'none'}",
-                reason="NOT_COMPATIBLE",
-            )
+        if record.options.compatible:
+            serving = await self._mirroring.manifest_of(self._board.collection.model_version)
+            verification.check_compatible(manifest, serving)
         await self._go_on(Stage.LOAD)
 
     async def _load(self, record: Rollout) -> None:

@@ -94,6 +94,21 @@ def _check_answers(manifest: Manifest, file: Path) -> None:
         )
 
 
+def check_compatible(manifest: Manifest, serving: Manifest) -> None:
+    """Raises FailedPrecondition (NOT_COMPATIBLE) unless a version was trained to be compatible with the serving one.
+
+    With its file, that is: elsewhere, or after a version was replaced, the same number may mean another one.
+    """
+    if (manifest.compatible_with, manifest.compatible_sha256) != (serving.version, serving.served_variant.sha256):
+        named = f"version {manifest.compatible_with}" if manifest.compatible_with else "none"
+        other = ", of another file" if manifest.compatible_with == serving.version else ""
+        raise FailedPrecondition(
+            f"encoder version {manifest.version} was not trained to be compatible with version {serving.version}: its "
+            f"manifest names {named}{other}",
+            reason="NOT_COMPATIBLE",
+        )
+
+
 async def load_version(encoder: Encoder, models: Path, manifest: Manifest, ready_s: float = READY_S) -> float:
     """Triton serves the version beside those that it serves, and it answers its golden vectors; the cosine of that.
 

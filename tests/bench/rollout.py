@@ -153,7 +153,7 @@ class Bench:
 
     async def __aenter__(self) -> Bench:
         enter, stack = self._exit.enter_async_context, self._stack
-        self._index = await enter(Index(IndexSettings(uri=stack.milvus_uri)))
+        self._index = await enter(Index(IndexSettings(uri=stack.milvus_uri, timeout_s=60)))
         self._encoder = await enter(Encoder(EncoderSettings(url=stack.triton_url, timeout_s=60)))
         self._images = await enter(ImageStore(ImageStoreSettings(url=stack.image_store_url)))
         self._shops = [await enter(Shop(address)) for address in stack.gateway_addresses]

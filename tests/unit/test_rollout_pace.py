@@ -1,52 +1,118 @@
-"""How a backfill makes way: what it does about the latencies that gateways tell."""
+"""How far a backfill gets out of the way of searches, by a clock of its own."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from services.backends.gateway_registry import Beat
-from services.rollout import pace
+from services.rollout import pace as module
 from services.rollout.pace import BUSY_BATCH, IDLE_BATCH, Pace
 
 
+class Clock:
+    """`rests`: what a call to the encoder that took a second was followed by."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.rests: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def paced(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A pace whose clock goes half a second at each look; `look(p50_ms, p99_ms)`, (0, 0): nobody searches."""
-    now = 1000.0
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    sleep = asyncio.sleep
+
+    async def rest(seconds: float) -> None:
+        clock.rests.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module.asyncio, "sleep", rest)
+    monkeypatch.setattr(module, "_LONGEST_REST_S", 1000.0)
+    return clock
+
+
+def pace_of() -> Pace:
     registry: Any = None
-    made: Any = Pace(registry)
-    look = made.look
-
-    def looked(p50_ms: float, p99_ms: float, times: int = 1) -> float:
-        nonlocal now
-        for _ in range(times):
-            now += 0.5
-            look([Beat("g", "a", 0, "", 5.0 if p99_ms else 0.0, p50_ms, p99_ms), Beat("h", "b", 0)])
-        return float(made.share)
-
-    made.look = looked
-    return made
+    return Pace(registry)
 
 
-def test_it_goes_as_fast_as_it_can_while_nobody_searches(paced: Any) -> None:
-    assert (paced.look(0, 0, 5), paced.batch) == (1.0, IDLE_BATCH)
-    paced.look(40, 100)
-    assert paced.batch == BUSY_BATCH
-    assert paced.share < 0.1
-    assert (paced.look(0, 0), paced.batch) == (1.0, IDLE_BATCH)
+def beat(p99_ms: float, p50_ms: float = 10.0) -> Beat:
+    return Beat("g", "host:1", 1, searches_per_s=10.0 if p99_ms else 0.0, p50_ms=p50_ms, p99_ms=p99_ms)
 
 
-def test_it_takes_more_while_searches_are_as_they_were(paced: Any) -> None:
-    paced.look(40, 100, 12)
-    before = paced.share
-    assert paced.look(44, 125, 20) > before + 0.5
+async def rest_s(pace: Pace, clock: Clock) -> float:
+    """How long it rests after a call that took a second."""
+    clock.rests.clear()
+    async with asyncio.timeout(5), pace.turn():
+        clock.now += 1.0
+    return sum(clock.rests)
 
 
-@pytest.mark.parametrize(("p50_ms", "p99_ms"), [(40, 140), (48, 100)])
-def test_it_takes_less_when_the_slowest_or_the_usual_ones_take_longer(paced: Any, p50_ms: int, p99_ms: int) -> None:
-    paced.look(40, 100, 30)
-    before = paced.share
-    assert paced.look(p50_ms, p99_ms, 5) < before / 4
+def looked(pace: Pace, clock: Clock, p99_ms: float, seconds: float, p50_ms: float = 10.0) -> None:
+    for _ in range(round(seconds / 0.5)):
+        clock.now += 0.5
+        pace.look([beat(p99_ms, p50_ms)])
+
+
+async def test_nobody_searches_and_nothing_is_held_back(clock: Clock) -> None:
+    pace = pace_of()
+    pace.look([beat(0)])
+    assert pace.batch == IDLE_BATCH
+    async with asyncio.timeout(5), pace.turn(), pace.turn():
+        pass
+    assert clock.rests == []
+
+
+async def test_with_searches_it_first_sees_how_they_fare_without_it(clock: Clock) -> None:
+    pace = pace_of()
+    pace.look([beat(20)])
+    assert pace.batch == BUSY_BATCH
+    turn = pace.turn()
+    waiting = asyncio.ensure_future(turn.__aenter__())
+    await asyncio.wait([waiting], timeout=0.05)
+    assert not waiting.done()
+    looked(pace, clock, 20, 5)
+    async with asyncio.timeout(5):
+        await waiting
+    await turn.__aexit__(None, None, None)
+
+
+async def test_rests_shrink_while_searches_are_as_quick_as_before_and_grow_when_they_are_not(clock: Clock) -> None:
+    pace = pace_of()
+    looked(pace, clock, 20, 5)
+    first = await rest_s(pace, clock)
+    looked(pace, clock, 25, 10)
+    quicker = await rest_s(pace, clock)
+    looked(pace, clock, 27, 2)
+    slower = await rest_s(pace, clock)
+    assert quicker < first
+    assert slower > quicker
+    # over the next rests the quiet latency is measured anew
+    looked(pace, clock, 27, 200)
+    assert await rest_s(pace, clock) < slower
+
+
+async def test_rests_grow_when_the_usual_searches_take_longer_though_the_slowest_do_not(clock: Clock) -> None:
+    pace = pace_of()
+    looked(pace, clock, 20, 5)
+    looked(pace, clock, 20, 10, p50_ms=11)
+    before = await rest_s(pace, clock)
+    looked(pace, clock, 20, 2, p50_ms=12)
+    assert await rest_s(pace, clock) > before
+
+
+async def test_one_call_at_a_time_while_there_are_searches(clock: Clock) -> None:
+    pace = pace_of()
+    looked(pace, clock, 20, 5)
+    async with pace.turn():
+        second = asyncio.ensure_future(pace.turn().__aenter__())
+        await asyncio.wait([second], timeout=0.05)
+        assert not second.done()
+        second.cancel()
