@@ -5,6 +5,7 @@ Encoder version 1 is built once and kept inside the environment, so that a secon
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ import pytest
 from services.cli.models import init_models
 from services.common.manifest import MANIFEST_FILE, MODEL_NAME
 from services.export.adding import add, manifest_beside
-from services.local import milvus, redis, triton
+from services.local import milvus, ports, redis, triton
 from services.local.engines import Engines
 from services.local.installing import install
 from services.local.ports import PortPicker
@@ -32,6 +33,12 @@ collect_ignore = [] if find_spec("torch") else ["trainer"]
 ROOT = Path(__file__).parents[1]
 KEPT_ENCODER = ROOT / "recipes" / "grocery-encoder.onnx"
 SHARED = Path(os.environ.get("LOOKALIKE_SHARED", ROOT.parent / "shared"))
+
+# tests run in several processes, which share nothing but what is built once; each has ports of its own, or two of them
+# could find the same one free
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = len(ports.FREE_PORTS) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+ports.FREE_PORTS = ports.FREE_PORTS[_WORKER * _PORTS : (_WORKER + 1) * _PORTS]
 
 
 @pytest.fixture(scope="session")
@@ -59,15 +66,17 @@ def model_repository() -> Path:
     """With encoder version 1, as `lookalike models init` builds it."""
     services = ROOT / "services"
     sources = sorted([*(services / "export").glob("*.py"), services / "evaluation" / "inference.py"])
-    sources.append(services / "common" / "images.py")
+    config = ROOT / "model_repository" / MODEL_NAME / "config.pbtxt"
+    sources += [services / "common" / "images.py", config]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     repository = Path(sys.prefix) / "test-models" / key
-    config = ROOT / "model_repository" / MODEL_NAME / "config.pbtxt"
     (repository / MODEL_NAME).mkdir(parents=True, exist_ok=True)
-    shutil.copy(config, repository / MODEL_NAME / "config.pbtxt")
-    if not (repository / MODEL_NAME / "1" / MANIFEST_FILE).exists():
-        photographs = SHARED / "data" / "grocery"
-        init_models(repository, photographs if photographs.is_dir() else None)
+    with repository.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (repository / MODEL_NAME / "1" / MANIFEST_FILE).exists():
+            shutil.copy(config, repository / MODEL_NAME / "config.pbtxt")
+            photographs = SHARED / "data" / "grocery"
+            init_models(repository, photographs if photographs.is_dir() else None)
     return repository
 
 
