@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from importlib.util import find_spec
@@ -39,6 +40,10 @@ SHARED = Path(os.environ.get("LOOKALIKE_SHARED", ROOT.parent / "shared"))
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PORTS = len(ports.FREE_PORTS) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 ports.FREE_PORTS = ports.FREE_PORTS[_WORKER * _PORTS : (_WORKER + 1) * _PORTS]
+
+
+# whoever is started in the background ignores Ctrl-C, and what it starts would, too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
