@@ -19,7 +19,9 @@ from services.common.errors import Unavailable
 START = "0-0"
 
 
-class LogGone(Unavailable):
+class LogLost(Unavailable):
+    """The change log may lack entries: Redis was lost, or could not be told of a write."""
+
     reason = "CHANGE_LOG_LOST"
 
 
@@ -60,7 +62,7 @@ class ChangeLog:
         await self._coordination.call(begin)
 
     async def append(self, log: str, product: str, collection: str) -> None:
-        """Enters a product. Raises Unavailable when that is not certain; LogGone, when this Redis lacks the log."""
+        """Enters a product. Raises Unavailable when that is not certain; LogLost, when this Redis lacks the log."""
         await self._appends.submit((log, product, collection))
 
     async def read(self, log: str, after: str = START, count: int = 500, *, until: str = "") -> list[Entry]:
@@ -119,7 +121,7 @@ class ChangeLog:
 
         added = await self._coordination.call(add)
         return [
-            None if entry else LogGone(f"this Redis does not hold the change log {log}")
+            None if entry else LogLost(f"this Redis does not hold the change log {log}")
             for entry, (log, *_) in zip(added, batch, strict=True)
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from services.backends.change_log import ChangeLog
+from services.backends.change_log import ChangeLog, LogLost
 from services.backends.gateway_registry import GATEWAY_TTL_S, Beat, GatewayRegistry
 from services.backends.index import Collection, Index
 from services.common.errors import Unavailable
@@ -18,12 +18,6 @@ class NotAcknowledged(Unavailable):
     """A gateway that lives has not acknowledged in time; the message names it and why."""
 
     reason = "STATE_NOT_ACKNOWLEDGED"
-
-
-class LogLost(Unavailable):
-    """The change log may lack entries: Redis was lost, or could not be told of a write."""
-
-    reason = "CHANGE_LOG_LOST"
 
 
 class Agreement:

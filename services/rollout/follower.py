@@ -11,12 +11,12 @@ import secrets
 import time
 from types import TracebackType
 
-from services.backends.change_log import START, ChangeLog
+from services.backends.change_log import START, ChangeLog, LogLost
 from services.backends.gateway_registry import GATEWAY_TTL_S
 from services.backends.index import Index
 from services.common.cancellation import end
 from services.common.errors import LookalikeError
-from services.rollout.agreement import Agreement, LogLost
+from services.rollout.agreement import Agreement
 from services.rollout.board import Board
 from services.rollout.mirror import Mirror
 from services.rollout.record import Progress

@@ -6,11 +6,11 @@ import logging
 import secrets
 import time
 
-from services.backends.change_log import START, ChangeLog
+from services.backends.change_log import START, ChangeLog, LogLost
 from services.backends.index import Index
 from services.common.errors import LookalikeError, Unavailable
 from services.common.rollout_state import RolloutState
-from services.rollout.agreement import Agreement, LogLost
+from services.rollout.agreement import Agreement
 from services.rollout.board import Board
 from services.rollout.mirror import Mirror
 from services.rollout.record import Rollout, Stage, Status
@@ -81,8 +81,12 @@ class Switch:
             all_wait_s = time.monotonic() - began
             entered, start = await self._entered(old_log, start)
             await mirror.copy(entered)
-            facts = {"acknowledged_s": round(all_wait_s, 3), "products": len(entered)}
-            _log.info("frozen", extra={"facts": facts | {"copied_s": round(time.monotonic() - began, 3)}})
+            facts = {
+                "acknowledged_s": round(all_wait_s, 3),
+                "products": len(entered),
+                "copied_s": round(time.monotonic() - began, 3),
+            }
+            _log.info("frozen", extra={"facts": facts})
             new_log = secrets.token_hex(8)
             await self._log.open(new_log)
             await self._agreement.log_is_whole(mirror.source, state)

@@ -10,10 +10,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from services.backends.change_log import LogLost
 from services.backends.index import Collection
 from services.common.changes import Changes
 from services.common.errors import DeadlineExceeded, FailedPrecondition, LookalikeError, Overloaded, Unavailable
-from services.rollout.agreement import LogLost
 from services.rollout.board import Board
 from services.rollout.mirroring import Mirroring, Parts
 from services.rollout.record import Progress, Rollout, Stage, Status

@@ -31,11 +31,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc.aio
 import numpy as np
 import psutil
 from google.protobuf import duration_pb2
-from lookalike.v1 import model_pb2, model_pb2_grpc
+from lookalike.v1 import model_pb2
 from rich.console import Console
 from rich.table import Table
 
@@ -53,12 +52,15 @@ from services.rollout.pace import IDLE_BATCH, IDLE_CALLS
 from services.rollout.record import Stage
 from tests.bench.open_load import Load, Sample, between, percentile_ms, product_id
 from tests.conftest import KEPT_ENCODER, ROOT
+from tests.integration.rollout_operator import Operator, stage_of
 from tests.integration.shop import Shop, picture
 
 LOAD_SHARE = 0.5
 SIDE = 320
 WITHOUT = "no rollout"
 PARTS = ("triton", "milvus", "rollout")
+# for a stage; a backfill that makes way takes long
+_LIMIT_S = 3600
 # rows of one call of the index
 _CHUNK = 1000
 _CLASSES, _OF_A_CLASS = 6, 10
@@ -157,8 +159,7 @@ class Bench:
         self._encoder = await enter(Encoder(EncoderSettings(url=stack.triton_url, timeout_s=60)))
         self._images = await enter(ImageStore(ImageStoreSettings(url=stack.image_store_url)))
         self._shops = [await enter(Shop(address)) for address in stack.gateway_addresses]
-        channel = await enter(grpc.aio.insecure_channel(stack.rollout_address))
-        self._operator = model_pb2_grpc.ModelServiceStub(channel)
+        self._operator = await enter(Operator(stack))
         self._pictures = [picture(seed, side=SIDE) for seed in range(self._args.pictures)]
         self._load = Load(self._shops, self._pictures, self._args.products)
         return self
@@ -179,28 +180,28 @@ class Bench:
         self._mark(WITHOUT)
         await asyncio.sleep(2 * args.seconds)
         self._mark("")
-        await self._operator.RolloutModel(self._request())
+        await self._start()
         async with self._watched():
             await self._backfill(target)
             self._mark("")
             figures.batch_images_per_s.append(await self._batch_throughput())
             load.start(figures.rate_qps)
             for stage in ("shadow", "canary"):
-                await self._waits_in(stage)
+                await self._operator.waits_in(stage, _LIMIT_S)
                 self._mark(stage)
                 await asyncio.sleep(args.seconds)
-                await self._promote()
+                await self._operator.promote()
             await self._switched(2)
             await asyncio.sleep(args.seconds)
-        taken = (await self._now()).stage_seconds
+        taken = (await self._operator.now()).stage_seconds
         figures.stage_s = {stage.value: taken[stage] for stage in Stage if stage in taken}
         self._mark("rollback and forth")
         for number in range(args.switches):
-            await self._operator.RollbackModel(model_pb2.RollbackModelRequest())
+            await self._operator.rollback()
             await self._switched(1 if number % 2 == 0 else 2)
             await asyncio.sleep(3)
         self._mark("")
-        await self._operator.RetireModel(model_pb2.RetireModelRequest(name=f"models/{2 if args.switches % 2 else 1}"))
+        await self._operator.retire(2 if args.switches % 2 else 1)
         self._mark(WITHOUT)
         await asyncio.sleep(2 * args.seconds)
         self._mark("")
@@ -249,9 +250,9 @@ class Bench:
     def _lacks_from(self) -> int:
         return int(self._args.products - self._args.backfill)
 
-    def _request(self) -> model_pb2.RolloutModelRequest:
-        return model_pb2.RolloutModelRequest(
-            name="models/2",
+    async def _start(self) -> None:
+        await self._operator.start(
+            2,
             shadow=0.1,
             canary=0.1,
             golden_set=str(self._golden),
@@ -279,8 +280,7 @@ class Bench:
     async def _backfill(self, target: Collection) -> None:
         """Under load for a while, and half of it at most; then idle to its end."""
         figures, args = self._figures, self._args
-        while (await self._now()).stage != model_pb2.ROLLOUT_STAGE_BACKFILL:
-            await asyncio.sleep(0.1)
+        await self._operator.when(lambda rollout: stage_of(rollout) == "backfill", _LIMIT_S)
         # what is there already is compared first
         lacked = self._lacks_from
         while await self._rows(target) <= lacked:
@@ -310,7 +310,7 @@ class Bench:
             f"backfill: {figures.backfill_loaded_rows_per_s:.1f} rows/s under load, "
             f"{figures.backfill_idle_rows_per_s:.1f} idle ({last - first} rows)"
         )
-        await self._waits_in("shadow")
+        await self._operator.waits_in("shadow", _LIMIT_S)
 
     async def _rows(self, collection: Collection) -> int:
         while True:
@@ -323,7 +323,7 @@ class Bench:
         start = time.monotonic()
         await asyncio.gather(*(self._answers_with(shop, version) for shop in self._shops))
         self._figures.switched_s.append(time.monotonic() - start)
-        while (rollout := await self._now()).status != model_pb2.ROLLOUT_STATUS_SUCCEEDED:
+        while (rollout := await self._operator.now()).status != model_pb2.ROLLOUT_STATUS_SUCCEEDED:
             _refuse_failed(rollout)
             await asyncio.sleep(0.05)
         self._figures.freeze_s.append(rollout.freeze.ToTimedelta().total_seconds())
@@ -337,36 +337,19 @@ class Bench:
                 return
             await asyncio.sleep(0.02)
 
-    async def _waits_in(self, stage: str) -> None:
-        wanted = model_pb2.RolloutStage.Value(f"ROLLOUT_STAGE_{stage.upper()}")
-        while True:
-            rollout = await self._now()
-            _refuse_failed(rollout)
-            if rollout.stage == wanted and rollout.status == model_pb2.ROLLOUT_STATUS_WAITING:
-                return
-            await asyncio.sleep(0.05)
-
-    async def _promote(self) -> None:
-        await self._operator.PromoteRollout(model_pb2.PromoteRolloutRequest(name=(await self._now()).name))
-
-    async def _now(self) -> model_pb2.Rollout:
-        found: model_pb2.Rollout = await self._operator.GetRollout(model_pb2.GetRolloutRequest(), wait_for_ready=True)
-        return found
-
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:
         """Marks the stages that this bench does not wait for."""
 
         async def watch() -> None:
-            seen = -1
+            seen = ""
             while True:
-                rollout = await self._now()
+                rollout = await self._operator.now()
                 _refuse_failed(rollout)
-                if rollout.stage != seen:
-                    seen = rollout.stage
-                    name = model_pb2.RolloutStage.Name(seen).removeprefix("ROLLOUT_STAGE_").lower()
-                    if name not in ("backfill", "drain", "shadow", "canary"):
-                        self._mark({"retention": "after"}.get(name, name))
+                if stage_of(rollout) != seen:
+                    seen = stage_of(rollout)
+                    if seen not in ("backfill", "drain", "shadow", "canary"):
+                        self._mark({"retention": "after"}.get(seen, seen))
                 await asyncio.sleep(0.05)
 
         task = asyncio.create_task(watch())

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.backends.change_log import ChangeLog, LogGone
+from services.backends.change_log import ChangeLog, LogLost
 from services.backends.coordination import Coordination, CoordinationSettings
 
 
@@ -45,12 +45,12 @@ async def test_a_log_that_is_gone_takes_no_entries(coordination: Coordination) -
     # Redis was lost and came back empty: both keys, or the entries alone
     await coordination.call(lambda client: client.delete(coordination.key("changes", "a")))
     assert not await log.intact("a")
-    with pytest.raises(LogGone):
+    with pytest.raises(LogLost):
         await log.append("a", "p2", "products_m1")
     assert not await log.intact("a")
     # whoever comes in the same call
     await log.append("b", "p3", "products_m1")
     await log.close("b")
     assert not await log.intact("b")
-    with pytest.raises(LogGone):
+    with pytest.raises(LogLost):
         await log.append("b", "p4", "products_m1")

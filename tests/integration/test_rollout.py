@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 from google.protobuf import duration_pb2
 from lookalike.v1 import model_pb2
-from PIL import Image
 
 from services.backends.index import Index, IndexSettings
 from services.common.manifest import MODEL_NAME
@@ -23,7 +21,7 @@ from services.local.stack import LocalStack
 from tests.conftest import KEPT_ENCODER
 from tests.integration.rollout_clients import SAME, Pictures, Searcher, Writer
 from tests.integration.rollout_operator import Operator
-from tests.integration.shop import OK, Shop, product
+from tests.integration.shop import OK, Shop, darker, product
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -129,9 +127,8 @@ def golden_set(folder: Path, pictures: Pictures) -> Path:
     """A folder to gate on: a few pictures, each beside one of its own that is a little darker."""
     for number, data in enumerate(pictures.data[:30]):
         (folder / str(number)).mkdir(parents=True)
-        (folder / str(number) / "0.png").write_bytes(data)
-        darker = Image.open(io.BytesIO(data)).convert("RGB").point(lambda value: value * 0.9)
-        darker.save(folder / str(number) / "1.png")
+        (folder / str(number) / "0.jpg").write_bytes(data)
+        (folder / str(number) / "1.png").write_bytes(darker(data))
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import signal
 import sys
@@ -19,13 +18,12 @@ import pytest
 from google.longrunning import operations_pb2
 from google.protobuf import duration_pb2
 from lookalike.v1 import model_pb2
-from PIL import Image
 
 from services.common.manifest import MODEL_FILE
 from services.local.stack import LocalStack
 from tests.integration.encoders import DIMENSION, make_repository, publish_version, replace_served, tiles
 from tests.integration.rollout_operator import WAITING, Operator, rollout_of, stage_of
-from tests.integration.shop import OK, Shop, details, picture, product, status_details
+from tests.integration.shop import OK, Shop, darker, details, picture, product, status_details
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -36,16 +34,8 @@ GOOD, SLOW, WORSE, TRUNCATED, NOT_FINITE, MISSHAPEN = 2, 3, 4, 5, 6, 7
 NO_HURRY = duration_pb2.Duration(seconds=50)
 
 
-def altered(data: bytes) -> bytes:
-    """The same picture a little darker, as a second photograph of the product."""
-    pixels = np.asarray(Image.open(io.BytesIO(data)), np.float32)
-    out = io.BytesIO()
-    Image.fromarray((pixels * 0.9).astype(np.uint8)).save(out, "PNG")
-    return out.getvalue()
-
-
 PICTURES = [picture(seed, side=96) for seed in range(PRODUCTS)]
-SECOND = [altered(data) for data in PICTURES]
+SECOND = [darker(data) for data in PICTURES]
 
 
 def rotation() -> np.ndarray:

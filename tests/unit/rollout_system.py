@@ -89,8 +89,8 @@ class Life:
         if self._left is not None:
             self._left -= 1
             if self._left == -1:
-                answer = work() if self._late else None
-                del answer
+                if self._late:
+                    work()
                 if self._fails:
                     raise Unavailable("this call failed")
                 self.dead.set()
