@@ -5,6 +5,9 @@ pictures, with rests in between; the rests grow while the 99th percentile of the
 times what it was without the backfill, or the median more than ALLOWED_MEDIAN times, and shrink while both are less:
 additive increase, multiplicative decrease (Chiu and Jain, 1989). Among the few searches of the last seconds the 99th
 percentile is the slowest one, which tells little; the median tells early.
+
+How they fared without it a minute ago may be wrong by now: other work may have come to the machine. A backfill that has
+fallen to its least share hardly matters to searches, so how they fare then is taken for how they fare without it.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ _DOWN, _UP = 0.7, 0.03
 _LONGEST_REST_S = 1.0
 # how long, and how often at least, the backfill rests to see how searches fare without it
 _REST_S, _REST_EVERY_S = 4.0, 60.0
+# what beats tell of
+_WINDOW_S = 3.0
 # of the quiet readings the baseline is the median
 _READINGS = 5
 
@@ -49,6 +54,8 @@ class Pace:
         self._quiet: deque[tuple[float, float]] = deque(maxlen=_READINGS)
         self._resting_until = 0.0
         self._rested_at = -float("inf")
+        # when the backfill last took more than the least share
+        self._pressed_at = -float("inf")
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Pace:
@@ -104,13 +111,14 @@ class Pace:
             return
         if not was_busy or now - self._rested_at > _REST_EVERY_S:
             self._resting_until = now + _REST_S
-            self._rested_at = now
+            self._rested_at = self._pressed_at = now
             self._share = max(_LEAST, self._share / 2) if was_busy else _LEAST
-        if now < self._resting_until:
-            # the beats tell of the last three seconds: only the end of a rest is quiet
-            if now > self._resting_until - 2 * _LOOK_S:
-                self._quiet.append((p50_ms, p99_ms))
-        elif self._quiet:
+        resting = now < self._resting_until
+        if not resting and self._share > _LEAST:
+            self._pressed_at = now
+        elif now - self._pressed_at >= _WINDOW_S:
+            self._quiet.append((p50_ms, p99_ms))
+        if not resting and self._quiet:
             quiet_p50_ms, quiet_p99_ms = map(statistics.median, zip(*self._quiet, strict=True))
             fits = p50_ms <= ALLOWED_MEDIAN * quiet_p50_ms and p99_ms <= ALLOWED * quiet_p99_ms
             self._share = min(_MOST, self._share + _UP) if fits else max(_LEAST, self._share * _DOWN)

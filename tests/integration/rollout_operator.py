@@ -106,7 +106,7 @@ class Operator:
     async def waits_in(self, stage: str, limit_s: float = 60) -> model_pb2.Rollout:
         return await self.when(lambda rollout: stage_of(rollout) == stage and rollout.status == WAITING, limit_s)
 
-    async def ended(self, operation: operations_pb2.Operation, limit_s: float = 60) -> operations_pb2.Operation:
+    async def ended(self, operation: operations_pb2.Operation, limit_s: float = 180) -> operations_pb2.Operation:
         """The operation when it is done."""
         request = operations_pb2.WaitOperationRequest(name=operation.name)
         request.timeout.FromSeconds(round(limit_s))

@@ -108,6 +108,17 @@ async def test_rests_grow_when_the_usual_searches_take_longer_though_the_slowest
     assert await rest_s(pace, clock) > before
 
 
+async def test_searches_that_are_slower_for_another_reason_hold_it_back_for_seconds_not_minutes(clock: Clock) -> None:
+    pace = pace_of()
+    looked(pace, clock, 20, 15)
+    # whatever it does
+    looked(pace, clock, 60, 5)
+    least = await rest_s(pace, clock)
+    assert least == pytest.approx(1 / module._LEAST - 1)
+    looked(pace, clock, 60, 10)
+    assert await rest_s(pace, clock) < least / 4
+
+
 async def test_one_call_at_a_time_while_there_are_searches(clock: Clock) -> None:
     pace = pace_of()
     looked(pace, clock, 20, 5)
