@@ -6,9 +6,11 @@ all of them, and what is embedded is enough to measure by. Searches come at half
 (measured first), as a Poisson process over both gateways, each with a picture that no cache has seen; a writer changes
 a product three times a second. The backfill runs under that load first, then without it; the encoder's own throughput
 is measured before and after that by calling Triton with the same batches of ready pixels. Then shadow, canary, the
-switch, and --switches back and forth. What is compared with, no rollout at all, is measured at both ends.
+switch, and --switches back and forth. What is compared with, no rollout at all, is measured at both ends, once Milvus
+has indexed what was written before.
 
-"Others" are the cores that processes of other people took meanwhile: with many of them, read the medians alone.
+The second table tells how many cores each part was busy with. "Others" are processes of other people: with many of
+them, read the medians alone.
 
     python -m tests.bench.rollout --products 20000 --json rollout.json
 """
@@ -58,22 +60,27 @@ from tests.integration.shop import Shop, picture
 LOAD_SHARE = 0.5
 SIDE = 320
 WITHOUT = "no rollout"
-PARTS = ("triton", "milvus", "rollout")
+# programs of the stack, by the part that they are
+PARTS = {"gateway": "gateways", "gateway2": "gateways"} | {
+    name: name for name in ("triton", "milvus", "rollout", "redis")
+}
 # for a stage; a backfill that makes way takes long
 _LIMIT_S = 3600
 # rows of one call of the index
 _CHUNK = 1000
 _CLASSES, _OF_A_CLASS = 6, 10
+# Milvus is taken for idle when it takes less than this for so long
+_IDLE_CORES, _LOOK_S = 0.2, 3.0
+_SETTLE_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A stage begins: when (monotonic), and how long all cores and ours were busy by then, in seconds."""
+    """A stage begins: when (monotonic), and how long cores were busy by then, in seconds, with each part and in all."""
 
     name: str
     at: float
-    busy_s: float
-    ours_s: float
+    busy_s: dict[str, float]
 
 
 @dataclass
@@ -93,7 +100,8 @@ class Figures:
     freeze_s: list[float] = field(default_factory=list)
     switched_s: list[float] = field(default_factory=list)
     stage_s: dict[str, float] = field(default_factory=dict)
-    others_cores: dict[str, float] = field(default_factory=dict)
+    # by stage and part
+    cores: dict[str, dict[str, float]] = field(default_factory=dict)
     # of an image of the idle backfill, by process
     cpu_ms: dict[str, float] = field(default_factory=dict)
 
@@ -171,7 +179,7 @@ class Bench:
     async def all(self) -> Figures:
         args, figures, load = self._args, self._figures, self._load
         target = await self._fill()
-        await asyncio.sleep(5)
+        await self._settled()
         figures.batch_images_per_s.append(await self._batch_throughput())
         figures.capacity_qps = await load.capacity(args.seconds)
         figures.rate_qps = LOAD_SHARE * figures.capacity_qps
@@ -202,6 +210,9 @@ class Bench:
             await asyncio.sleep(3)
         self._mark("")
         await self._operator.retire(2 if args.switches % 2 else 1)
+        await load.stop()
+        await self._settled()
+        load.start(figures.rate_qps)
         self._mark(WITHOUT)
         await asyncio.sleep(2 * args.seconds)
         self._mark("")
@@ -298,13 +309,14 @@ class Bench:
         await asyncio.sleep(4.5)
         start, first = time.monotonic(), await self._rows(target)
         end, last = start, first
-        spent = {name: _cpu_s(self._stack.pid(name)) for name in PARTS}
+        before = self._busy_s()
         # its end is not its pace: the last groups are fewer than can be at work
         while last < args.products - 150:
             await asyncio.sleep(0.5)
             end, last = time.monotonic(), await self._rows(target)
-        for name, before in spent.items():
-            figures.cpu_ms[name] = round(1e3 * (_cpu_s(self._stack.pid(name)) - before) / max(1, last - first), 2)
+        after, rows = self._busy_s(), max(1, last - first)
+        for part in ("triton", "milvus", "rollout"):
+            figures.cpu_ms[part] = round(1e3 * (after[part] - before[part]) / rows, 2)
         figures.backfill_idle_rows_per_s = (last - first) / max(1e-9, end - start)
         _tell(
             f"backfill: {figures.backfill_loaded_rows_per_s:.1f} rows/s under load, "
@@ -361,15 +373,27 @@ class Bench:
         if isinstance(results[0], Exception):
             raise results[0]
 
-    def _cpu(self) -> tuple[float, float]:
-        """Seconds that all cores were busy, and for how many of them we were."""
+    async def _settled(self) -> None:
+        """Milvus has indexed and compacted what was written, or takes longer for that than we wait."""
+        end, spent_s = time.monotonic() + _SETTLE_S, float("inf")
+        before = self._busy_s()
+        while spent_s > _IDLE_CORES * _LOOK_S and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_S)
+            now = self._busy_s()
+            spent_s, before = now["milvus"] - before["milvus"], now
+
+    def _busy_s(self) -> dict[str, float]:
+        """Seconds that cores were busy: with each part, with the load of this process, with all that."""
         times = psutil.cpu_times()
-        ours = [self._stack.pid(name) for name in (*PARTS, "gateway", "gateway2", "redis")]
-        return sum(times) - times.idle - times.iowait - times.guest, sum(map(_cpu_s, [*ours, os.getpid()]))
+        busy = dict.fromkeys(PARTS.values(), 0.0) | {"load": _cpu_s(os.getpid())}
+        for name, part in PARTS.items():
+            busy[part] += _cpu_s(self._stack.pid(name))
+        busy["others"] = sum(times) - times.idle - times.iowait - times.guest - sum(busy.values())
+        return busy
 
     def _mark(self, name: str) -> None:
         """From now on it is this stage; "": what comes is not measured."""
-        self._marks.append(Mark(name, time.monotonic(), *self._cpu()))
+        self._marks.append(Mark(name, time.monotonic(), self._busy_s()))
         if name:
             _tell(name)
 
@@ -382,8 +406,11 @@ class Bench:
         for name, each in stretches.items():
             figures.searches[name] = _summary([s for a, b in each for s in between(load.searches, a.at, b.at)])
             figures.writes[name] = _summary([s for a, b in each for s in between(load.writes, a.at, b.at)])
-            others = sum((b.busy_s - a.busy_s) - (b.ours_s - a.ours_s) for a, b in each)
-            figures.others_cores[name] = round(max(0.0, others / sum(b.at - a.at for a, b in each)), 2)
+            taken_s = sum(b.at - a.at for a, b in each)
+            figures.cores[name] = {
+                part: round(max(0.0, sum(b.busy_s[part] - a.busy_s[part] for a, b in each) / taken_s), 2)
+                for part in each[0][0].busy_s
+            }
         figures.failed_searches = sum(sample.failed for sample in load.searches)
         figures.failed_writes = sum(sample.failed for sample in load.writes)
         figures.errors = dict(Counter(load.errors))
@@ -416,7 +443,7 @@ def report(figures: Figures, args: argparse.Namespace) -> None:
     console = Console(width=120)
     shown = Table(
         "",
-        *("searches", "p50 ms", "x", "p99 ms", "x", "writes", "p50 ms", "slowest ms", "others"),
+        *("searches", "p50 ms", "x", "p99 ms", "x", "writes", "p50 ms", "slowest ms"),
         title=f"{args.products} products, Milvus {args.milvus}, searches at {figures.rate_qps:.1f} of "
         f"{figures.capacity_qps:.1f} a second",
     )
@@ -433,9 +460,13 @@ def report(figures: Figures, args: argparse.Namespace) -> None:
             ),
             f"{writes['count']:.0f}",
             *(f"{writes[figure]:.0f}" for figure in ("p50_ms", "max_ms")),
-            f"{figures.others_cores[name]:.1f}",
         )
     console.print(shown)
+    parts = list(next(iter(figures.cores.values())))
+    cores = Table("", *parts, title="cores that were busy with it")
+    for name, taken in figures.cores.items():
+        cores.add_row(name, *(f"{taken[part]:.2f}" for part in parts))
+    console.print(cores)
     batch = " and ".join(f"{each:.1f}" for each in figures.batch_images_per_s)
     lines = (
         ("failed", f"{figures.failed_searches} searches, {figures.failed_writes} writes"),

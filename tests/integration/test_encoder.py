@@ -32,7 +32,9 @@ async def test_pictures_become_unit_vectors(encoder: Encoder) -> None:
 
 async def test_a_full_queue_is_overloaded_and_the_others_are_answered(encoder: Encoder) -> None:
     pixels = golden_pixels(1, 224)[None]
-    answers = await asyncio.gather(*(encoder.embed(pixels, 1) for _ in range(500)), return_exceptions=True)
+    # the first keep it busy for longer than it takes to send the rest
+    asked = [np.repeat(pixels, 32, axis=0)] * 20 + [pixels] * 400
+    answers = await asyncio.gather(*(encoder.embed(each, 1) for each in asked), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, BaseException)]
     assert refused
     assert all(isinstance(error, Overloaded) and error.reason == "ENCODER_QUEUE_FULL" for error in refused)
