@@ -1,4 +1,4 @@
-"""What every command shares: where it finds the services, how it prints, how it ends."""
+"""What every command shares: how it prints, how it ends."""
 
 from __future__ import annotations
 
@@ -14,25 +14,12 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+from services.cli.addresses import GATEWAY
+
 T = TypeVar("T")
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
-DEFAULT_ROLLOUT_ADDRESS = "127.0.0.1:50052"
 INTERRUPTED = 130
-# as a line of an error names them
-GATEWAY, ROLLOUT_SERVICE = "gateway", "rollout service"
 
-Address = Annotated[
-    str, typer.Option("--address", envvar="LOOKALIKE_ADDRESS", help="Where the gateway listens, as host:port.")
-]
-RolloutAddress = Annotated[
-    str,
-    typer.Option(
-        "--rollout-address",
-        envvar="LOOKALIKE_ROLLOUT_ADDRESS",
-        help="Where the rollout service listens, as host:port.",
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -9,7 +9,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from services.cli.console import GATEWAY
+from services.cli.addresses import GATEWAY
 from services.common.errors import InvalidArgument, LookalikeError
 
 # another try may help

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from services.cli.console import DEFAULT_ADDRESS, Address, AsJson, print_json, run, stderr, stdout, table
+from services.cli.addresses import DEFAULT_ADDRESS, Address
+from services.cli.console import AsJson, print_json, run, stderr, stdout, table
 from services.cli.entries import Entries
 from services.cli.folder_source import read_folder
 from services.cli.importer import Importer, Outcome

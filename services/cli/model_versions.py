@@ -11,7 +11,8 @@ import grpc.aio
 from lookalike.v1 import model_pb2
 from rich.text import Text
 
-from services.cli.console import ROLLOUT_SERVICE, errors_as_lines, print_json, stderr, stdout, table, to_plain
+from services.cli.addresses import ROLLOUT_SERVICE
+from services.cli.console import errors_as_lines, print_json, stderr, stdout, table, to_plain
 from services.cli.console import run as run_to_end
 from services.cli.failures import NO_ROLLOUT_SERVICE, from_rpc
 from services.cli.rollout_client import TIMEOUT_S, RolloutClient

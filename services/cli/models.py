@@ -11,16 +11,8 @@ from typing import Annotated
 import typer
 
 from services.cli import model_versions
-from services.cli.console import (
-    DEFAULT_ROLLOUT_ADDRESS,
-    AsJson,
-    RolloutAddress,
-    errors_as_lines,
-    fail,
-    print_json,
-    stdout,
-    table,
-)
+from services.cli.addresses import DEFAULT_ROLLOUT_ADDRESS, RolloutAddress
+from services.cli.console import AsJson, errors_as_lines, fail, print_json, stdout, table
 from services.cli.evaluation_pictures import demo_pictures, find_grocery, grocery_pictures
 from services.cli.progress import progress_bar
 from services.common.errors import FailedPrecondition

@@ -9,8 +9,9 @@ import typer
 from lookalike.v1 import catalog_pb2
 from rich.text import Text
 
+from services.cli.addresses import DEFAULT_ADDRESS, Address
 from services.cli.client import TIMEOUT_S, Client, product_name
-from services.cli.console import DEFAULT_ADDRESS, Address, AsJson, print_json, run, stdout, table, to_plain
+from services.cli.console import AsJson, print_json, run, stdout, table, to_plain
 
 PAGE_SIZE = 200
 IMAGES_SHOWN = 8

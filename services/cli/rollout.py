@@ -10,18 +10,8 @@ import typer
 from google.protobuf import duration_pb2
 from lookalike.v1 import model_pb2
 
-from services.cli.console import (
-    DEFAULT_ROLLOUT_ADDRESS,
-    INTERRUPTED,
-    ROLLOUT_SERVICE,
-    AsJson,
-    RolloutAddress,
-    errors_as_lines,
-    print_json,
-    run,
-    stderr,
-    stdout,
-)
+from services.cli.addresses import DEFAULT_ROLLOUT_ADDRESS, ROLLOUT_SERVICE, RolloutAddress
+from services.cli.console import INTERRUPTED, AsJson, errors_as_lines, print_json, run, stderr, stdout
 from services.cli.quantities import parse_duration, parse_share
 from services.cli.rollout_client import TIMEOUT_S, RolloutClient, rollout_of
 from services.cli.rollout_view import RolloutView

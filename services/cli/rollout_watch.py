@@ -12,7 +12,7 @@ from lookalike.v1 import model_pb2
 from rich.console import Console
 from rich.live import Live
 
-from services.cli.console import ROLLOUT_SERVICE
+from services.cli.addresses import ROLLOUT_SERVICE
 from services.cli.failures import from_rpc
 from services.cli.rollout_client import RolloutClient
 from services.cli.rollout_view import COUNTED, ENDED, RolloutView, headline, stage_of, status_of

@@ -10,8 +10,9 @@ import typer
 from lookalike.v1 import search_pb2
 from rich.text import Text
 
+from services.cli.addresses import DEFAULT_ADDRESS, Address
 from services.cli.client import TIMEOUT_S, Client
-from services.cli.console import DEFAULT_ADDRESS, Address, AsJson, print_json, run, stderr, stdout, table
+from services.cli.console import AsJson, print_json, run, stderr, stdout, table
 from services.cli.products import price
 from services.cli.search_query import QueryPart, make_request, parse_part, parse_region
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
-from services.cli.console import DEFAULT_ADDRESS, Address, AsJson, print_json, run, stdout, table
+from services.cli.addresses import DEFAULT_ADDRESS, Address
+from services.cli.console import AsJson, print_json, run, stdout, table
 
 if TYPE_CHECKING:
     from lookalike.v1 import status_pb2
