@@ -69,16 +69,17 @@ def tiny(
     dimension: int = 8,
     seed: int = 0,
     features: str = "",
+    groups: int = 1,
     **normalisation: tuple[float, float, float],
 ) -> onnx.ModelProto:
     """One convolution and a pool in the contract: quick, and different for each seed; `r` is its feature map."""
     rng = np.random.default_rng(seed)
     weights = [
-        numpy_helper.from_array(rng.normal(size=(dimension, 3, 3, 3)).astype(np.float32), "w"),
+        numpy_helper.from_array(rng.normal(size=(dimension, 3 // groups, 3, 3)).astype(np.float32), "w"),
         numpy_helper.from_array(rng.normal(size=dimension).astype(np.float32), "b"),
     ]
     nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1], group=groups),
         helper.make_node("Relu", ["c"], ["r"], "relu"),
         helper.make_node("GlobalAveragePool", ["r"], ["features"], "pool"),
     ]
@@ -251,6 +252,25 @@ class TestRounding:
     def test_independent_inputs_get_the_nearest_integers(self) -> None:
         rows = np.array([[0.4, -1.6, 70.0, -70.0]])
         np.testing.assert_array_equal(round_rows(rows, np.eye(4)), [[0, -2, 64, -64]])
+
+    def test_stacks_are_rounded_each_by_itself(self) -> None:
+        rng = np.random.default_rng(0)
+        rows, mixing = rng.uniform(-60, 60, (5, 2, 9)), rng.normal(size=(5, 9, 9))
+        covariance = mixing @ mixing.swapaxes(1, 2)
+        each = [round_rows(some, seen) for some, seen in zip(rows, covariance, strict=True)]
+        np.testing.assert_array_equal(round_rows(rows, covariance), each)
+
+    @pytest.mark.parametrize("groups", [1, 3], ids=["dense", "depthwise"])
+    def test_answers_are_nearer_to_float_than_with_the_nearest_integers(
+        self, groups: int, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = tiny(bundled.SIDE, 96, groups=groups)
+        exact = embed(session_of(model), pictures[8:])
+        rounded = quantize(model, pictures[:8])
+        monkeypatch.setattr("services.export.quantize.round_weights", lambda *parts: None)
+        nearest = quantize(model, pictures[:8])
+        lost = [1 - mean_cosine(embed(session_of(made), pictures[8:]), exact) for made in (rounded, nearest)]
+        assert lost[0] < lost[1] / 2
 
 
 class TestRecall:
