@@ -4,10 +4,12 @@ The gateways tell how their searches fare. While there are some, one call to the
 pictures, with rests in between; the rests grow while the 99th percentile of the searches' latency is more than ALLOWED
 times what it was without the backfill, or the median more than ALLOWED_MEDIAN times, and shrink while both are less:
 additive increase, multiplicative decrease (Chiu and Jain, 1989). Among the few searches of the last seconds the 99th
-percentile is the slowest one, which tells little; the median tells early.
+percentile is the slowest one, and that is slow by chance now and then: the median tells early, and the 99th percentile
+counts when it stays.
 
-How they fared without it a minute ago may be wrong by now: other work may have come to the machine. A backfill that has
-fallen to its least share hardly matters to searches, so how they fare then is taken for how they fare without it.
+How they fare without it is what beats tell when it has rested for a while, or has not begun, or has fallen to its least
+share, which hardly matters to searches. When none of that was so within the last minute, it rests on purpose: other
+work may have come to the machine, or gone.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ _LOOK_S = 0.5
 _LEAST, _MOST = 0.02, 1.0
 _DOWN, _UP = 0.7, 0.03
 _LONGEST_REST_S = 1.0
-# how long, and how often at least, the backfill rests to see how searches fare without it
-_REST_S, _REST_EVERY_S = 4.0, 60.0
 # what beats tell of
 _WINDOW_S = 3.0
-# of the quiet readings the baseline is the median
-_READINGS = 5
+# how long a rest on purpose is
+_REST_S = 4.0
+# quiet readings of which the median counts: at most so many, and none that is older, in seconds
+_READINGS, _YOUNG_S = 20, 60.0
+# readings of which the median is the 99th percentile that stays: one slow search is in half of them at most
+_STAYS = round(2 * _WINDOW_S / _LOOK_S) + 1
 
 
 class Pace:
@@ -50,12 +54,12 @@ class Pace:
         self._share = _LEAST
         self._calls = 0
         self._freed = Changes()
-        # median and 99th percentile, in milliseconds
-        self._quiet: deque[tuple[float, float]] = deque(maxlen=_READINGS)
+        # when they were taken; median and 99th percentile in milliseconds
+        self._quiet: deque[tuple[float, float, float]] = deque(maxlen=_READINGS)
+        self._p99s_ms: deque[float] = deque(maxlen=_STAYS)
         self._resting_until = 0.0
-        self._rested_at = -float("inf")
-        # when the backfill last took more than the least share
-        self._pressed_at = -float("inf")
+        # when it last called the encoder, and when it last did with more than the least share
+        self._called_at = self._pressed_at = -float("inf")
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Pace:
@@ -81,8 +85,11 @@ class Pace:
         start = time.monotonic()
         try:
             yield
+            self._called_at = time.monotonic()
+            if not self._busy or self._share > _LEAST:
+                self._pressed_at = self._called_at
             if self._busy and self._share < _MOST:
-                rest_s = (time.monotonic() - start) * (1 / self._share - 1)
+                rest_s = (self._called_at - start) * (1 / self._share - 1)
                 # a call that waited long in a queue took no more of the encoder than others
                 await asyncio.sleep(min(rest_s, _LONGEST_REST_S))
         finally:
@@ -104,21 +111,25 @@ class Pace:
         searched = [beat for beat in beats if beat.searches_per_s]
         p50_ms = max((beat.p50_ms for beat in searched), default=0.0)
         p99_ms = max((beat.p99_ms for beat in searched), default=0.0)
-        was_busy, self._busy = self._busy, p99_ms > 0
+        self._busy = p99_ms > 0
         if not self._busy:
             self._quiet.clear()
-            self._resting_until = 0.0
+            self._p99s_ms.clear()
+            self._resting_until, self._share = 0.0, _LEAST
             return
-        if not was_busy or now - self._rested_at > _REST_EVERY_S:
+        self._p99s_ms.append(p99_ms)
+        while self._quiet and now - self._quiet[0][0] > _YOUNG_S:
+            self._quiet.popleft()
+        if now - self._pressed_at >= _WINDOW_S:
+            self._quiet.append((now, p50_ms, p99_ms))
+        elif not self._quiet and now >= self._resting_until:
             self._resting_until = now + _REST_S
-            self._rested_at = self._pressed_at = now
-            self._share = max(_LEAST, self._share / 2) if was_busy else _LEAST
-        resting = now < self._resting_until
-        if not resting and self._share > _LEAST:
-            self._pressed_at = now
-        elif now - self._pressed_at >= _WINDOW_S:
-            self._quiet.append((p50_ms, p99_ms))
-        if not resting and self._quiet:
-            quiet_p50_ms, quiet_p99_ms = map(statistics.median, zip(*self._quiet, strict=True))
-            fits = p50_ms <= ALLOWED_MEDIAN * quiet_p50_ms and p99_ms <= ALLOWED * quiet_p99_ms
+            self._share = max(_LEAST, self._share / 2)
+        if now - self._called_at > _WINDOW_S + _REST_S:
+            # whoever begins begins gently
+            self._share = _LEAST
+        elif self._quiet and now >= self._resting_until:
+            _, quiet_p50_ms, quiet_p99_ms = map(statistics.median, zip(*self._quiet, strict=True))
+            stays_ms = statistics.median(self._p99s_ms)
+            fits = p50_ms <= ALLOWED_MEDIAN * quiet_p50_ms and stays_ms <= ALLOWED * quiet_p99_ms
             self._share = min(_MOST, self._share + _UP) if fits else max(_LEAST, self._share * _DOWN)
