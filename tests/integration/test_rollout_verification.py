@@ -309,11 +309,18 @@ class TestLoading:
 
 
 class TestPriorities:
-    async def test_queries_overtake_a_full_queue_of_a_backfill(self, encoder: Encoder) -> None:
+    @pytest.fixture
+    async def slow(self, encoder: Encoder, models: Path, version: int) -> AsyncIterator[int]:
+        """A version that takes its time, so that its queue fills however busy the machine is."""
+        await load_version(encoder, models, publish_version(models, version, tiles(slow_layers=8)))
+        yield version
+        await encoder.keep_only(models, {1})
+
+    async def test_queries_overtake_a_full_queue_of_a_backfill(self, encoder: Encoder, slow: int) -> None:
         order: list[str] = []
 
         async def ask(name: str, priority: Priority) -> None:
-            await encoder.embed(PIXELS[:1], 1, priority=priority)
+            await encoder.embed(PIXELS[:1], slow, priority=priority)
             order.append(name)
 
         low = [asyncio.create_task(ask("backfill", Priority.BACKFILL)) for _ in range(240)]
@@ -326,26 +333,27 @@ class TestPriorities:
         assert answered.count("backfill") < 120
         assert (order.count("query"), order.count("backfill")) == (8, 240)
 
-    async def test_each_priority_has_a_queue_of_its_own(self, encoder: Encoder) -> None:
-        backfill = [asyncio.create_task(encoder.embed(PIXELS[:1], 1, priority=Priority.BACKFILL)) for _ in range(500)]
+    async def test_each_priority_has_a_queue_of_its_own(self, encoder: Encoder, slow: int) -> None:
+        asked = [encoder.embed(PIXELS[:1], slow, priority=Priority.BACKFILL) for _ in range(500)]
+        backfill = [asyncio.create_task(each) for each in asked]
         await asyncio.sleep(0.1)
-        queries = await asyncio.gather(*(encoder.embed(PIXELS[:1], 1) for _ in range(50)))
+        queries = await asyncio.gather(*(encoder.embed(PIXELS[:1], slow) for _ in range(50)))
         answers = await asyncio.gather(*backfill, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, BaseException)]
         assert len(queries) == 50
         assert refused
         assert all(isinstance(error, Overloaded) and error.reason == "ENCODER_QUEUE_FULL" for error in refused)
 
-    async def test_a_backfill_is_patient(self, encoder: Encoder) -> None:
+    async def test_a_backfill_is_patient(self, encoder: Encoder, slow: int) -> None:
         """It may wait longer than a query may, unless its caller says otherwise."""
         pixels = np.repeat(PIXELS, 8, axis=0)
         settings = EncoderSettings(url=encoder._settings.url, timeout_s=0.002, patience_s=30)
         async with Encoder(settings) as hasty:
             with pytest.raises(Unavailable):
-                await hasty.embed(pixels, 1)
-            await hasty.embed(pixels, 1, priority=Priority.BACKFILL)
+                await hasty.embed(pixels, slow)
+            await hasty.embed(pixels, slow, priority=Priority.BACKFILL)
             with pytest.raises(Unavailable):
-                await hasty.embed(pixels, 1, 0.002, priority=Priority.BACKFILL)
+                await hasty.embed(pixels, slow, 0.002, priority=Priority.BACKFILL)
 
 
 async def test_latencies_tell_a_slow_version_from_a_quick_one(encoder: Encoder, models: Path, version: int) -> None:
