@@ -43,7 +43,8 @@ train-demo: $(TRAIN_READY) ## train for about five minutes on a small part of DA
 
 test: test-training test-serving ## run all tests on the real engines
 
-# whole files side by side, the short ones last; three on two cores, because much of it is waiting for engines that start or die
+# whole files side by side, the short ones last; three on two cores, because much of the time goes into waiting for
+# engines that start or die
 test-serving: $(READY) ## those of the system
 	@$(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 

@@ -14,6 +14,8 @@ from services.backends.coordination import Coordination
 # that whoever believes to be known is known
 GATEWAY_TTL_S = 3.0
 GATEWAY_TRUST_S = 1.5
+# the searches that a beat tells of ended within so long
+SEARCH_WINDOW_S = 3.0
 
 # KEYS all names, ARGV prefix of a beat's key
 _ALIVE = """
@@ -36,7 +38,7 @@ class Beat:
         seq: number of the rollout state that it acknowledges: it has verified what the state names, acts by it, and no
             write that began under an earlier one still runs. -1: none yet.
         problem: why it can't acknowledge a newer one; "": it can or will.
-        searches_per_s, p50_ms, p99_ms: of searches over the last seconds; 0 without any.
+        searches_per_s, p50_ms, p99_ms: of searches over the last SEARCH_WINDOW_S; 0 without any.
     """
 
     gateway: str

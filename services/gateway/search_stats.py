@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
-WINDOW_S = 3.0
+from services.backends.gateway_registry import SEARCH_WINDOW_S
+
 _MAX = 4096
 
 
@@ -20,13 +21,13 @@ class SearchStats:
 
     def now(self) -> tuple[float, float, float]:
         """Searches a second, and the median and 99th percentile of their latency in milliseconds."""
-        start = time.monotonic() - WINDOW_S
+        start = time.monotonic() - SEARCH_WINDOW_S
         while self._ended and self._ended[0][0] < start:
             self._ended.popleft()
         latencies = sorted(latency for _, latency in self._ended)
         if not latencies:
             return 0.0, 0.0, 0.0
-        return len(latencies) / WINDOW_S, _at(latencies, 0.5) * 1e3, _at(latencies, 0.99) * 1e3
+        return len(latencies) / SEARCH_WINDOW_S, _at(latencies, 0.5) * 1e3, _at(latencies, 0.99) * 1e3
 
 
 def _at(ordered: list[float], share: float) -> float:

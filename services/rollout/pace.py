@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 
-from services.backends.gateway_registry import Beat, GatewayRegistry
+from services.backends.gateway_registry import SEARCH_WINDOW_S, Beat, GatewayRegistry
 from services.common.cancellation import end
 from services.common.changes import Changes
 from services.common.errors import LookalikeError
@@ -35,14 +35,12 @@ _LOOK_S = 0.5
 _LEAST, _MOST = 0.02, 1.0
 _DOWN, _UP = 0.7, 0.03
 _LONGEST_REST_S = 1.0
-# what beats tell of
-_WINDOW_S = 3.0
 # how long a rest on purpose is
 _REST_S = 4.0
 # quiet readings of which the median counts: at most so many, and none that is older, in seconds
 _READINGS, _YOUNG_S = 20, 60.0
 # readings of which the median is the 99th percentile that stays: one slow search is in half of them at most
-_STAYS = round(2 * _WINDOW_S / _LOOK_S) + 1
+_STAYS = round(2 * SEARCH_WINDOW_S / _LOOK_S) + 1
 
 
 class Pace:
@@ -120,12 +118,12 @@ class Pace:
         self._p99s_ms.append(p99_ms)
         while self._quiet and now - self._quiet[0][0] > _YOUNG_S:
             self._quiet.popleft()
-        if now - self._pressed_at >= _WINDOW_S:
+        if now - self._pressed_at >= SEARCH_WINDOW_S:
             self._quiet.append((now, p50_ms, p99_ms))
         elif not self._quiet and now >= self._resting_until:
             self._resting_until = now + _REST_S
             self._share = max(_LEAST, self._share / 2)
-        if now - self._called_at > _WINDOW_S + _REST_S:
+        if now - self._called_at > SEARCH_WINDOW_S + _REST_S:
             # whoever begins begins gently
             self._share = _LEAST
         elif self._quiet and now >= self._resting_until:

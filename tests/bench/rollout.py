@@ -79,7 +79,7 @@ _STRETCH_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A stage begins: when (monotonic), and how long cores were busy by then, in seconds, with each part and in all."""
+    """A stage begins: when (monotonic), and how long cores were busy by then, in seconds, with each part and others."""
 
     name: str
     at: float
@@ -379,14 +379,14 @@ class Bench:
     async def _settled(self) -> None:
         """Milvus has indexed and compacted what was written, or takes longer for that than we wait."""
         end, spent_s = time.monotonic() + _SETTLE_S, float("inf")
-        before = self._busy_s()
+        before_s = _cpu_s(self._stack.pid("milvus"))
         while spent_s > _IDLE_CORES * _LOOK_S and time.monotonic() < end:
             await asyncio.sleep(_LOOK_S)
-            now = self._busy_s()
-            spent_s, before = now["milvus"] - before["milvus"], now
+            now_s = _cpu_s(self._stack.pid("milvus"))
+            spent_s, before_s = now_s - before_s, now_s
 
     def _busy_s(self) -> dict[str, float]:
-        """Seconds that cores were busy: with each part, with the load of this process, with all that."""
+        """Seconds that cores were busy: with each part, with the load of this process, with others."""
         times = psutil.cpu_times()
         busy = dict.fromkeys(PARTS.values(), 0.0) | {"load": _cpu_s(os.getpid())}
         for name, part in PARTS.items():

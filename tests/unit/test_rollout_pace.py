@@ -119,6 +119,9 @@ async def test_rests_shrink_while_searches_are_as_quick_as_before_and_grow_when_
     slower = await rest_s(pace, clock)
     assert quicker < first
     assert slower > quicker
+    # meanwhile the quiet latency is measured anew
+    await worked(pace, clock, 27, 100)
+    assert await rest_s(pace, clock) < slower
 
 
 async def test_one_slow_search_is_chance(clock: Clock) -> None:
